@@ -1,0 +1,86 @@
+"""The public function of the attention path and its choice of backend."""
+
+from typing import Callable, Dict, Tuple, Union
+
+import torch
+from torch import Tensor
+
+from . import blocked, reference
+
+_BACKENDS: Dict[str, Callable] = {
+    'blocked': blocked.neighborhood_attention,
+    'reference': reference.neighborhood_attention,
+}
+
+
+def available_backends(device: Union[str, torch.device] = 'cpu') -> Tuple[str, ...]:
+    """Names of the backends that run on a device, fastest first.
+
+    Args:
+        device: A torch device or its name. Default: ``'cpu'``.
+    """
+    torch.device(device)  # an unknown name is an error here, not later
+    return tuple(_BACKENDS)
+
+
+def neighborhood_attention(query: Tensor,
+                           key: Tensor,
+                           value: Tensor,
+                           kernel_size: int = 7,
+                           stride: int = 1,
+                           dilation: int = 1,
+                           backend: str = 'auto') -> Tensor:
+    """Multi-head attention of each query to the ``kernel_size`` x ``kernel_size`` keys around it.
+
+    The attention path of ACmix (arXiv 2111.14556, section 3.2, equations 6 to 9): for the query at pixel i,
+    ``softmax_j(query_i . key_j / sqrt(head_dim))`` weighs the values j of the window centred at i. Windows that
+    reach over the border see the map reflected there, repeatedly where the map is smaller than the window.
+    The softmax runs in float32 or wider.
+
+    Args:
+        query: ``(B, heads, head_dim, ceil(H / stride), ceil(W / stride))``. The query at (y, x) is centred at
+            pixel (y * stride, x * stride).
+        key: ``(B, heads, head_dim, H, W)``.
+        value: ``(B, heads, head_dim, H, W)``.
+        kernel_size: Side of the window, odd. Default: 7.
+        stride: Step between queries in pixels. Default: 1.
+        dilation: Step between the keys of a window in pixels. Default: 1.
+        backend: ``'reference'``, ``'blocked'``, or ``'auto'`` for the fastest one on the query's device.
+            Default: ``'auto'``.
+
+    Returns:
+        A tensor of the query's shape and dtype.
+
+    Raises:
+        ValueError: The shapes do not fit together, a size is out of range, or there is no such backend.
+        TypeError: The three tensors differ in dtype or are not floating-point.
+    """
+    _check(query, key, value, kernel_size, stride, dilation)
+    names = available_backends(query.device)
+    if backend != 'auto' and backend not in names:
+        raise ValueError(f"backend must be 'auto' or one of {names} on {query.device}, got {backend!r}")
+    attend = _BACKENDS[names[0] if backend == 'auto' else backend]
+    return attend(query, key, value, kernel_size, stride, dilation)
+
+
+def _check(query: Tensor, key: Tensor, value: Tensor, kernel_size: int, stride: int, dilation: int) -> None:
+    check_window(kernel_size, stride, dilation)
+    if not (query.dtype == key.dtype == value.dtype and query.is_floating_point()):
+        raise TypeError('query, key and value must share one floating-point dtype, got '
+                        f'{query.dtype}, {key.dtype} and {value.dtype}')
+    if not (query.dim() == key.dim() == 5 and min(key.shape) > 0):
+        raise ValueError('query, key and value must be non-empty and of shape (B, heads, head_dim, H, W), got '
+                         f'{tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}')
+    wanted = (*key.shape[:3], *(-(-side // stride) for side in key.shape[3:]))
+    if key.shape != value.shape or tuple(query.shape) != wanted:
+        raise ValueError(f'with stride {stride} and a key of shape {tuple(key.shape)}, value must have the same shape '
+                         f'and query {wanted}, got {tuple(value.shape)} and {tuple(query.shape)}')
+
+
+def check_window(kernel_size: int, stride: int = 1, dilation: int = 1) -> None:
+    """Raise ``ValueError`` unless the window is odd and all three are positive integers."""
+    for name, number in (('kernel_size', kernel_size), ('stride', stride), ('dilation', dilation)):
+        if not isinstance(number, int) or number < 1:
+            raise ValueError(f'{name} must be a positive integer, got {number!r}')
+    if kernel_size % 2 == 0:
+        raise ValueError(f'kernel_size must be odd, so that a window has a centre, got {kernel_size}')

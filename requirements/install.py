@@ -1,0 +1,276 @@
+#!/usr/bin/env python3
+"""Set up a virtual environment with mmacmix and one lane of OpenMMLab packages.
+
+    python3 requirements/install.py [--lane openmmlab|onedl] [--python INTERPRETER]
+
+The environment is `.venv` (lane onedl: `.venv-onedl`) at the top of the checkout. A second run finds
+nothing to do. Only the standard library is used, in a syntax that old interpreters can still read,
+so that each of them can say what is wrong.
+
+A torch that the chosen interpreter can already import (a GPU build, say) is used as it is: the new
+environment sees the packages of the interpreter's own environment behind its own, and leaves those
+untouched.
+"""
+import argparse
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+REQUIREMENTS = os.path.join(ROOT, 'requirements')
+PYTHON_VERSIONS = ('3.12', '3.11', '3.10')
+LANES = ('openmmlab', 'onedl')
+STEPS = 5
+NETWORK_ERRORS = ('NewConnectionError', 'ConnectTimeoutError', 'ReadTimeoutError', 'NameResolutionError',
+                  'ProxyError', 'Temporary failure in name resolution', 'Network is unreachable')
+
+
+class SetupError(Exception):
+    """One sentence for the user: what is missing, and what to do."""
+
+
+def main():
+    parser = argparse.ArgumentParser(description='Set up an environment for mmacmix.')
+    parser.add_argument('--lane', default='openmmlab', help='openmmlab (stock packages) or onedl (maintained forks)')
+    parser.add_argument('--python', default='', help='interpreter to build on; default: the running one if it will do')
+    args = parser.parse_args()
+    try:
+        if args.lane not in LANES:
+            raise SetupError("Unknown lane '{}': use LANE=openmmlab or LANE=onedl.".format(args.lane))
+        python = find_python(args.python)
+        Installer(args.lane, python).run()
+    except SetupError as error:
+        sys.exit('set-up: {}'.format(error))
+    except KeyboardInterrupt:
+        sys.exit('set-up: interrupted; run the same command again to go on.')
+
+
+def find_python(wanted):
+    """Path of a Python 3.10-3.12: `wanted` if it is named, else the running one, else one on the PATH."""
+    candidates = [wanted] if wanted else [sys.executable] + ['python' + version for version in PYTHON_VERSIONS]
+    found = []
+    for name in candidates:
+        path, version = shutil.which(os.path.expanduser(name)), None
+        if path:
+            version = output_or_none([path, '-c', 'import sys; print("%d.%d" % sys.version_info[:2])'])
+        if version in PYTHON_VERSIONS:
+            return path
+        found.append('{} is {}'.format(name, 'Python ' + version if version else 'not usable'))
+    raise SetupError('mmacmix needs Python 3.10, 3.11 or 3.12 ({}); name one with PYTHON=/path/to/python3.'.format(
+        ', '.join(found)))
+
+
+def output_or_none(command):
+    """What a command prints, or None where it fails."""
+    try:
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL, universal_newlines=True).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def pins(name):
+    """The requirements of a file of this folder: ['package==version', ...]."""
+    with open(os.path.join(REQUIREMENTS, name + '.txt')) as lines:
+        return [line.strip() for line in lines if line.strip() and not line.startswith('#')]
+
+
+class Installer:
+    """Fills one environment, step by step; every step may be run again."""
+
+    def __init__(self, lane, python):
+        self.lane, self.base_python = lane, python
+        self.venv = os.path.join(ROOT, '.venv' if lane == 'openmmlab' else '.venv-' + lane)
+        self.python = os.path.join(self.venv, 'bin', 'python')
+        self.log = os.path.join(self.venv, 'install.log')
+        self.ready = os.path.join(self.venv, '.ready')
+        self.step = 0
+
+    def run(self):
+        fingerprint = self.fingerprint()
+        if self.is_ready(fingerprint):
+            return
+        started = time.time()
+        self.say('Setting up {} with lane {} (once; about 8 minutes on two cores).'.format(
+            os.path.relpath(self.venv), self.lane))
+        mmcv, = [pin for pin in pins(self.lane) if pin.split('==')[0] in ('mmcv', 'onedl-mmcv')]
+        others = [pin for pin in pins(self.lane) if pin != mmcv]
+        self.create_environment()
+        self.install_torch()
+        # After torch, which may raise setuptools beyond what mmcv can be built with.
+        self.install('build tools and numpy', pins('build') + [pin for pin in others if pin.startswith('numpy')])
+        self.build_mmcv(mmcv)
+        self.install('MMDetection, MMSegmentation, tools for tests, mmacmix',
+                     others + pins('build') + pins('dev'), self.install_without_libgl, self.install_mmacmix)
+        self.check()
+        with open(self.ready, 'w') as stamp:
+            stamp.write(fingerprint)
+        self.say('Set-up done in {}.'.format(minutes(time.time() - started)))
+
+    def fingerprint(self):
+        """Changes when anything that decides what is installed changes."""
+        digest = hashlib.sha256((ROOT + self.lane).encode())
+        for name in ('build', 'torch', 'dev', self.lane):
+            digest.update('\n'.join(pins(name)).encode())
+        with open(os.path.join(ROOT, 'setup.py'), 'rb') as source:
+            digest.update(source.read())
+        return digest.hexdigest()
+
+    def is_ready(self, fingerprint):
+        if not os.path.exists(self.ready):
+            return False
+        with open(self.ready) as stamp:
+            return stamp.read() == fingerprint and output_or_none([self.python, '-c', 'print(1)']) == '1'
+
+    # -- steps ---------------------------------------------------------------------------------------
+
+    def create_environment(self):
+        started = self.begin('virtual environment on {}'.format(self.base_python))
+        compiler = os.environ.get('CXX', 'c++')
+        if not shutil.which(shlex.split(compiler)[0]):
+            raise SetupError("mmcv's operators need a C++ compiler and '{}' is not on the PATH: install one "
+                             '(Debian and Ubuntu: apt install g++) or name it with CXX.'.format(compiler))
+        headers = output_or_none([self.base_python, '-c', 'import os, sysconfig; print(os.path.exists(os.path.join('
+                                                         'sysconfig.get_paths()["include"], "Python.h")))'])
+        if headers != 'True':
+            raise SetupError("{} has no C headers (Python.h), which mmcv's operators need: install them "
+                             '(Debian and Ubuntu: apt install python3-dev).'.format(self.base_python))
+        if os.path.exists(self.ready):
+            os.remove(self.ready)
+        if output_or_none([self.python, '-m', 'pip', '--version']) is None:
+            command = [self.base_python, '-m', 'venv', '--clear', self.venv]
+            if subprocess.call(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+                raise SetupError('{} cannot create a virtual environment: install its venv module '
+                                 '(Debian and Ubuntu: apt install python3-venv).'.format(self.base_python))
+        self.link_torch_of_base()
+        self.end(started)
+
+    def link_torch_of_base(self):
+        """Let the new environment see the packages beside a torch that the chosen interpreter has."""
+        find = 'import os, torch; print(os.path.dirname(os.path.dirname(torch.__file__)))'
+        folder = output_or_none([self.base_python, '-c', find])
+        if folder and not folder.startswith(self.venv + os.sep):
+            site = output_or_none([self.python, '-c', 'import sysconfig; print(sysconfig.get_paths()["purelib"])'])
+            with open(os.path.join(site, 'base_environment.pth'), 'w') as link:
+                link.write(folder + '\n')
+
+    def install_torch(self):
+        version = output_or_none([self.python, '-c', 'import torch; print(torch.__version__)'])
+        if version:
+            self.begin('torch {} is already there and stays'.format(version))
+            print()
+        else:
+            self.install(pins('torch')[0], pins('torch'))
+
+    def build_mmcv(self, mmcv):
+        package, version = mmcv.split('==')
+        started = self.begin("{} with its compiled operators (3 to 6 minutes on two cores, more than 20 where the "
+                             "compiler can't precompile headers)".format(mmcv))
+        if output_or_none([self.python, '-c', 'import mmcv, mmcv._ext; print(mmcv.__version__)']) != version:
+            with tempfile.TemporaryDirectory() as folder:
+                environment = dict(os.environ, MMCV_WITH_OPS='1', FORCE_MMCV='1')
+                environment.setdefault('MAX_JOBS', str(os.cpu_count() or 1))
+                flags = self.precompile_torch_headers(folder)
+                # mmcv's own requirements are installed with the host libraries: building needs none of them.
+                command = [self.python, '-m', 'pip', 'install', '--no-build-isolation', mmcv]
+                environment.update(CFLAGS=flags, CXXFLAGS=flags)
+                if self.call(command, environment) and '-include' in flags:
+                    self.say('      the build with precompiled headers failed; building without them')
+                    environment.update(CFLAGS='-g0 -O2', CXXFLAGS='-g0 -O2')
+                    if self.call(command, environment):
+                        raise self.failure('Building ' + mmcv)
+        self.end(started)
+
+    def precompile_torch_headers(self, folder):
+        """Compiler flags for mmcv's build. Its 77 files all parse torch's headers; a precompiled copy spares that.
+
+        A compiler other than g++ gets plain flags. Where g++ finds the copy unfit it ignores it.
+        """
+        plain = '-g0 -O2'
+        header = os.path.join(folder, 'torch_types.h')
+        with open(header, 'w') as source:
+            source.write('#include <torch/types.h>\n')
+        compile_header = (
+            'import os, subprocess, sys\n'
+            'from setuptools._distutils.ccompiler import new_compiler\n'
+            'from setuptools._distutils.sysconfig import customize_compiler\n'
+            'from torch.utils.cpp_extension import include_paths\n'
+            'compiler = new_compiler(); customize_compiler(compiler)\n'
+            'cxx = os.environ.get("CXX", "c++").split()\n'
+            'assert b"Free Software Foundation" in subprocess.check_output(cxx + ["--version"])\n'
+            'flags = compiler.compiler_so[1:] + ["-std=c++17", "-DTORCH_API_INCLUDE_EXTENSION_H", '
+            '"-DTORCH_EXTENSION_NAME=_ext"] + ["-I" + path for path in include_paths()]\n'
+            'sys.exit(subprocess.call(cxx + ["-x", "c++-header"] + flags + [sys.argv[1]]))\n')
+        environment = dict(os.environ, CFLAGS=plain)
+        if self.call([self.python, '-c', compile_header, header], environment):
+            return plain
+        return '{} -include {}'.format(plain, header)
+
+    def install_without_libgl(self):
+        """OpenCV without its window system, over the one that mmcv asks for: bare servers lack libGL."""
+        version = output_or_none([self.python, '-c', 'from importlib.metadata import version; '
+                                                     'print(version("opencv-python"))'])
+        if version and output_or_none([self.python, '-c', 'import cv2; print(1)']) is None:
+            self.pip(['--no-deps', '--force-reinstall', 'opencv-python-headless==' + version])
+
+    def install_mmacmix(self):
+        self.pip(['--no-deps', '--no-build-isolation', '--editable', ROOT])
+
+    def check(self):
+        command = [self.python, '-c', 'import mmcv.ops, mmdet, mmacmix']
+        if self.call(command):
+            raise self.failure('Importing the installed packages')
+
+    # -- plumbing ------------------------------------------------------------------------------------
+
+    def install(self, what, requirements, *then):
+        started = self.begin(what)
+        self.pip(requirements)
+        for action in then:
+            action()
+        self.end(started)
+
+    def pip(self, arguments):
+        if self.call([self.python, '-m', 'pip', 'install', '--retries', '2'] + arguments):
+            raise self.failure('pip')
+
+    def call(self, command, environment=None):
+        """Run a command with its output in the log; its exit status."""
+        with open(self.log, 'a') as log:
+            log.write('\n$ {}\n'.format(' '.join(shlex.quote(word) for word in command)))
+            log.flush()
+            return subprocess.call(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=ROOT,
+                                   stdin=subprocess.DEVNULL)
+
+    def failure(self, what):
+        with open(self.log) as log:
+            last = log.read().rsplit('\n$ ', 1)[-1]
+        if any(word in last for word in NETWORK_ERRORS):
+            return SetupError('No package index could be reached: connect to the network, or name an index that can '
+                              'be reached with PIP_INDEX_URL, and run the same command again.')
+        errors = [line.strip() for line in last.splitlines() if 'error' in line.lower()]
+        return SetupError('{} failed{}; the whole output is in {}.'.format(
+            what, ' (' + errors[0][:200] + ')' if errors else '', os.path.relpath(self.log)))
+
+    def say(self, text):
+        print(text, flush=True)
+
+    def begin(self, what):
+        self.step += 1
+        print('[{}/{}] {} ...'.format(self.step, STEPS, what), end='', flush=True)
+        return time.time()
+
+    def end(self, started):
+        print(' ' + minutes(time.time() - started), flush=True)
+
+
+def minutes(seconds):
+    return '{} min {:02d} s'.format(*divmod(int(round(seconds)), 60))
+
+
+if __name__ == '__main__':
+    main()
