@@ -1,0 +1,10 @@
+"""ACmix for OpenMMLab. Importing this package registers its layers and backbones in MMEngine's root registry."""
+
+from .environment import check_environment
+from .version import __version__
+
+check_environment()
+
+from . import backbones, layers  # noqa: E402
+
+__all__ = ['__version__', 'backbones', 'layers']

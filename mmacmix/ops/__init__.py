@@ -1,3 +1,7 @@
-from .neighborhood_attention import available_backends, neighborhood_attention
+from .neighborhood_attention import available_backends, check_window, neighborhood_attention
+from .shift_conv import feature_projection, shift_conv, shift_kernels
 
-__all__ = ['available_backends', 'neighborhood_attention']
+__all__ = [
+    'available_backends', 'check_window', 'feature_projection', 'neighborhood_attention', 'shift_conv',
+    'shift_kernels'
+]

@@ -2,29 +2,31 @@
 
 The map is cut into vertical strips a few queries wide. For each strip the keys that any of its queries can see
 (the strip and its halo) are laid out row after row, so that the keys of *one row of queries*, ``kernel_size`` rows
-of the strip, are one contiguous piece of memory. The key matrices of successive query rows overlap; they are views of
-the same memory, and keys are copied less than twice instead of ``kernel_size ** 2`` times. A strip's row of queries
-is scored against all the keys of its piece in one matrix product; a mask removes the keys outside each query's window.
+of the strip, are one contiguous piece of memory: a matrix. The matrices of successive query rows overlap, as views of
+the same memory, so keys are copied less than twice instead of ``kernel_size ** 2`` times. A row of queries is scored
+against its matrix in one product; a mask removes the keys outside each query's window.
 
-The work goes through in chunks whose scores fit the processor's cache, and backward computes the scores again instead
-of keeping them: a training step keeps the query, key, value and output maps and nothing else.
+All strips of a batch are stacked into one long strip. The rows at a seam would see keys of two strips: they hold
+zeros, not queries. The stack goes through in chunks whose scores stay in the processor's cache, and backward computes
+the scores again instead of keeping them: a training step keeps the query, key, value and output maps, nothing else.
 
-Names of axes: ``T`` strips, ``R`` rows of queries, ``S`` queries of a strip's row, ``K`` keys of a query row.
+A dilated window sees every ``dilation``-th pixel. The pixels of one residue are laid out side by side, which leaves
+a problem without dilation for each residue.
 """
 
+import math
 from functools import lru_cache
-from itertools import product
-from typing import Iterator, NamedTuple, Sequence, Tuple
+from typing import Iterator, NamedTuple, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .borders import reflect, window_positions
+from .borders import reflect
 
 _STRIP = 8  # queries; a wider strip has fewer copies, a narrower one fewer keys to mask
-_CHUNK = 1 << 16  # scores
+_CHUNK = 1 << 18  # scores
 
 
 def neighborhood_attention(query: Tensor, key: Tensor, value: Tensor, kernel_size: int, stride: int,
@@ -33,42 +35,50 @@ def neighborhood_attention(query: Tensor, key: Tensor, value: Tensor, kernel_siz
     return _BlockedAttention.apply(query, key, value, kernel_size, stride, dilation)
 
 
-class _Strips(NamedTuple):
-    """How a map is cut."""
-    count: int  # strips
-    width: int  # queries of a strip's row
-    rows: int  # rows of queries
-    columns: int  # key columns that a strip sees
-    kernel_size: int
-    stride: int
-    dilation: int
-    pixels: Tensor  # (T * key rows * columns,) flat index into the map, reflected at its borders
-    mask: Tensor  # (S, K) added to the scores: 0 where the query's window holds the key, else -inf
+class _Axis(NamedTuple):
+    """How one axis of the map is cut: into residues, each of them into strips that overlap by their halo."""
+    residues: int
+    strips: int  # of a residue
+    queries: int  # places for queries of a strip
+    step: int  # keys between two queries
+    seen: int  # keys that a strip sees
+    keys: Tensor  # pixels of all residues' keys, one residue after the other, reflected at the borders
+
+
+def _cut_axis(length: int, queries: int, strip: int, kernel_size: int, stride: int, dilation: int) -> _Axis:
+    common = math.gcd(stride, dilation)
+    residues, step = dilation // common, stride // common
+    strips = -(-queries // (residues * strip))
+    places = -(-queries // (residues * strips))
+    seen = (places - 1) * step + kernel_size
+    if strips == 1:  # its neighbour in the stack is another strip: the seam needs places of its own
+        places = -(-seen // step)
+        seen = places * step
+    first = torch.arange(residues)[:, None] * stride - kernel_size // 2 * dilation
+    keys = first + torch.arange((strips - 1) * places * step + seen) * dilation
+    return _Axis(residues, strips, places, step, seen, reflect(keys, length).flatten())
+
+
+class _Cut(NamedTuple):
+    """How a map is cut, and the mask of a row of queries."""
+    rows: _Axis
+    columns: _Axis
+    window: int  # grid rows that a row of queries sees; a grid row holds the keys from one query row to the next
+    mask: Tensor  # (queries, window * keys of a grid row), added to the scores: 0 within the query's window, else -inf
 
 
 @lru_cache(maxsize=64)
-def _cut(height: int, width: int, rows: int, queries: int, kernel_size: int, stride: int, dilation: int,
-         device: torch.device, dtype: torch.dtype) -> _Strips:
-    count = -(-queries // _STRIP)
-    strip = -(-queries // count)
-    seen = [reflect(positions, length) for positions, length in (
-        (_span(0, rows, kernel_size, stride, dilation), height),
-        (torch.stack([_span(t * strip, strip, kernel_size, stride, dilation) for t in range(count)]), width))]
-    key_rows, key_columns = seen
-    pixels = key_rows[:, None] * width + key_columns[:, None, :]
-    columns = key_columns.shape[1]
-    inside = torch.zeros(strip, columns, dtype=torch.bool)
-    window = window_positions(strip, kernel_size, stride, dilation) + kernel_size // 2 * dilation
-    inside.scatter_(1, window, True)
-    mask = torch.zeros(strip, columns, dtype=dtype).masked_fill_(~inside, float('-inf'))
-    return _Strips(count, strip, rows, columns, kernel_size, stride, dilation,
-                   pixels.flatten().to(device), mask.repeat(1, kernel_size).to(device))
-
-
-def _span(first: int, queries: int, kernel_size: int, stride: int, dilation: int) -> Tensor:
-    """All positions from the first to the last that a run of queries sees along one axis."""
-    reach = kernel_size // 2 * dilation
-    return torch.arange(first * stride - reach, (first + queries - 1) * stride + reach + 1)
+def _cut(key_size: Tuple[int, int], query_size: Tuple[int, int], kernel_size: int, stride: int, dilation: int,
+         dtype: torch.dtype, device: torch.device) -> _Cut:
+    rows, columns = (_cut_axis(length, queries, strip, kernel_size, stride, dilation)
+                     for length, queries, strip in zip(key_size, query_size, (query_size[0], _STRIP)))
+    window = -(-kernel_size // rows.step)
+    ahead = torch.arange(columns.seen) - torch.arange(columns.queries)[:, None] * columns.step
+    outside = ((ahead < 0) | (ahead >= kernel_size)).repeat(1, window * rows.step)
+    outside[:, kernel_size * columns.seen:] = True
+    mask = torch.zeros(outside.shape, dtype=dtype).masked_fill_(outside, -math.inf)
+    rows, columns = (axis._replace(keys=axis.keys.to(device)) for axis in (rows, columns))
+    return _Cut(rows, columns, window, mask.to(device))
 
 
 class _BlockedAttention(torch.autograd.Function):
@@ -76,101 +86,142 @@ class _BlockedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value, kernel_size, stride, dilation):
         dtype = torch.promote_types(query.dtype, torch.float32)
-        strips = _cut(*key.shape[3:], *query.shape[3:], kernel_size, stride, dilation, query.device, dtype)
-        queries = _queries(query.to(dtype), strips)
-        keys, values = (_windows(_lay_out(maps.to(dtype), strips), strips) for maps in (key, value))
-        output = torch.empty_like(queries)
-        for chunk in _chunks(queries.shape[:4], strips.mask.numel()):
-            weights = _weights(queries[chunk], keys[chunk], strips)
-            output[chunk] = torch.bmm(weights, _matrices(values[chunk])).view_as(output[chunk])
-        output = _to_map(output, query)
+        cut = _cut(key.shape[3:], query.shape[3:], kernel_size, stride, dilation, dtype, query.device)
+        queries = _stack_queries(query.to(dtype), cut)
+        keys, values = (_windows(_stack_keys(maps.to(dtype), cut), cut) for maps in (key, value))
+        outputs = queries.new_empty(queries.shape)
+        # Room for a chunk, to be used again and again: fresh memory costs more than the arithmetic.
+        chunk = _rows_per_chunk(queries, cut)
+        scores, weights = queries.new_empty(2, chunk, *cut.mask.shape)
+        for head, rows in _chunks(queries, cut):
+            count = rows.stop - rows.start
+            weight = _attention_weights(queries[head, rows], keys[head, rows], cut, scores[:count], weights[:count])
+            torch.bmm(weight, values[head, rows], out=outputs[head, rows])
+        output = _unstack_queries(outputs, query, cut)
         ctx.save_for_backward(query, key, value, output)
-        ctx.strips = strips
+        ctx.cut = cut
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_output):
         query, key, value, output = ctx.saved_tensors
-        strips, dtype = ctx.strips, ctx.strips.mask.dtype
-        # d score = weight * (d weight - sum of weight * d weight); the sum is output . d output
-        inner = _queries((grad_output.to(dtype) * output).sum(2, keepdim=True), strips)
-        queries, grad_outputs = _queries(query.to(dtype), strips), _queries(grad_output.to(dtype), strips)
-        key_grid, value_grid = _lay_out(key.to(dtype), strips), _lay_out(value.to(dtype), strips)
-        grad_grids = torch.zeros_like(key_grid), torch.zeros_like(value_grid)
-        keys, values, grad_keys, grad_values = (_windows(g, strips) for g in (key_grid, value_grid, *grad_grids))
-        grad_queries = torch.empty_like(queries)
+        cut, dtype = ctx.cut, ctx.cut.mask.dtype
+        queries, grads, outputs = (_stack_queries(maps.to(dtype), cut) for maps in (query, grad_output, output))
+        grids = [_stack_keys(maps.to(dtype), cut) for maps in (key, value)]
+        keys, values = (_windows(grid, cut) for grid in grids)
+        grad_grids = [torch.zeros_like(grid) for grid in grids]
+        grad_queries = queries.new_empty(queries.shape)
+        inner = (grads * outputs).sum(-1, keepdim=True)
+        chunk = _rows_per_chunk(queries, cut)
+        scores, weights = queries.new_empty(2, chunk, *cut.mask.shape)
+        overlap = cut.window - 1
+        matrices = queries.new_zeros(overlap + chunk + overlap, *keys.shape[2:])
+        for head, rows in _chunks(queries, cut):
+            count = rows.stop - rows.start
+            q, k, grad, score = queries[head, rows], keys[head, rows], grads[head, rows], scores[:count]
+            weight = _attention_weights(q, k, cut, score, weights[:count])
+            # d score = weight * (d weight - sum(weight * d weight)), and that sum is output . d output
+            torch.bmm(grad, values[head, rows].mT, out=score)
+            score.sub_(inner[head, rows]).mul_(weight)
+            torch.bmm(score, k, out=grad_queries[head, rows])
+            for grad_grid, left, right in zip(grad_grids, (score, weight), (q, grad)):
+                torch.bmm(left.mT, right, out=matrices[overlap:overlap + count])
+                matrices[overlap + count:][:overlap].zero_()
+                grad_grid[rows.start:rows.stop + overlap, :, head] += _overlap_add(matrices, count, cut)
         scale = query.shape[2]**-0.5
-        for chunk in _chunks(queries.shape[:4], strips.mask.numel()):
-            q, k, g = _matrices(queries[chunk]), _matrices(keys[chunk]), _matrices(grad_outputs[chunk])
-            weights = _weights(queries[chunk], keys[chunk], strips)
-            scores = torch.bmm(g, _matrices(values[chunk]).mT)
-            scores.sub_(_matrices(inner[chunk])).mul_(weights)
-            grad_queries[chunk] = torch.bmm(scores, k).mul_(scale).view_as(grad_queries[chunk])
-            _add_windows(grad_keys[chunk], torch.bmm(scores.mT, q).mul_(scale))
-            _add_windows(grad_values[chunk], torch.bmm(weights.mT, g))
-        return (_to_map(grad_queries, query), *(_gather_back(g, maps, strips)
-                                                for g, maps in zip(grad_grids, (key, value))), None, None, None)
+        return (_unstack_queries(grad_queries.mul_(scale), query, cut),
+                _unstack_keys(grad_grids[0].mul_(scale), key, cut), _unstack_keys(grad_grids[1], value, cut),
+                None, None, None)
 
 
-def _queries(maps: Tensor, strips: _Strips) -> Tensor:
-    """``(B, heads, d, R, W)`` -> a view ``(B, T, heads, R, S, d)`` of the map (of its copy where W is ragged)."""
-    maps = F.pad(maps.permute(0, 3, 4, 1, 2), (0, 0, 0, 0, 0, strips.count * strips.width - maps.shape[4]))
-    return maps.contiguous().unflatten(2, (strips.count, strips.width)).permute(0, 2, 4, 1, 3, 5)
+def _stack_queries(maps: Tensor, cut: _Cut) -> Tensor:
+    """``(B, heads, d, H, W)`` -> ``(heads, rows of all strips, queries, d)``, zeros in the places of no query."""
+    rows, columns = cut.rows, cut.columns
+    maps = maps.permute(0, 3, 4, 1, 2)
+    maps = F.pad(maps, (0, 0, 0, 0, 0, columns.residues * columns.strips * columns.queries - maps.shape[2],
+                        0, rows.residues * rows.queries - maps.shape[1]))
+    maps = maps.unflatten(2, (columns.strips, columns.queries, columns.residues))
+    maps = maps.unflatten(1, (rows.queries, rows.residues))
+    return maps.permute(0, 5, 3, 2, 1, 4, 6, 7).flatten(0, 4).permute(2, 0, 1, 3)
 
 
-def _to_map(queries: Tensor, like: Tensor) -> Tensor:
-    """The inverse of :func:`_queries`, in the shape and dtype of ``like``."""
-    maps = queries.permute(0, 3, 1, 4, 2, 5).flatten(2, 3)[:, :, :like.shape[4]]
+def _unstack_queries(stack: Tensor, like: Tensor, cut: _Cut) -> Tensor:
+    """The inverse of :func:`_stack_queries`, in the shape and dtype of ``like``."""
+    rows, columns = cut.rows, cut.columns
+    maps = stack.permute(1, 2, 0, 3)
+    maps = maps.unflatten(0, (-1, columns.residues, columns.strips, rows.residues, rows.queries))
+    maps = maps.permute(0, 4, 3, 2, 5, 1, 6, 7).flatten(3, 5).flatten(1, 2)
+    return maps[:, :like.shape[3], :like.shape[4]].permute(0, 3, 4, 1, 2).to(like.dtype)
+
+
+def _stack_keys(maps: Tensor, cut: _Cut) -> Tensor:
+    """``(B, heads, d, H, W)`` -> grid ``(rows of all strips, keys of a grid row, heads, d)``, contiguous."""
+    maps = maps.permute(0, 3, 4, 1, 2).index_select(1, cut.rows.keys).index_select(2, cut.columns.keys)
+    grid = _strips(maps, cut, range(cut.columns.strips)).contiguous()
+    return grid.view(-1, cut.rows.step * cut.columns.seen, *maps.shape[3:])
+
+
+def _unstack_keys(grid: Tensor, like: Tensor, cut: _Cut) -> Tensor:
+    """The adjoint of :func:`_stack_keys`: every pixel gets the sum of its copies."""
+    columns = cut.columns
+    grid = grid.view(-1, columns.residues, columns.strips, cut.rows.keys.numel(), columns.seen, *grid.shape[2:])
+    maps = grid.new_zeros(grid.shape[0], cut.rows.keys.numel(), columns.keys.numel(), *grid.shape[5:])
+    apart = -(-columns.seen // (columns.queries * columns.step))  # strips this far from each other do not overlap
+    for first in range(min(apart, columns.strips)):
+        some = range(first, columns.strips, apart)
+        _strips(maps, cut, some).add_(grid[:, :, first::apart])
+    batch, heads, channels, height, width = like.shape
+    folded = maps.new_zeros(batch, maps.shape[1], width, heads, channels).index_add_(2, columns.keys, maps)
+    maps = maps.new_zeros(batch, height, width, heads, channels).index_add_(1, cut.rows.keys, folded)
     return maps.permute(0, 3, 4, 1, 2).to(like.dtype)
 
 
-def _lay_out(maps: Tensor, strips: _Strips) -> Tensor:
-    """``(B, heads, d, H, W)`` -> ``(B, T, key rows, columns, heads, d)``, contiguous."""
-    batch, heads, channels = maps.shape[:3]
-    pixels = maps.permute(0, 3, 4, 1, 2).reshape(batch, -1, heads * channels)
-    return pixels.index_select(1, strips.pixels).view(batch, strips.count, -1, strips.columns, heads, channels)
+def _strips(maps: Tensor, cut: _Cut, some: range) -> Tensor:
+    """View some strips, all of them overlapping: ``(B, residues, strips, key rows, columns, heads, d)``."""
+    columns = cut.columns
+    batch, row, column, head, channel = maps.stride()
+    of_strip = columns.queries * columns.step * column
+    of_residue = columns.keys.numel() // columns.residues * column
+    size = (maps.shape[0], columns.residues, len(some), maps.shape[1], columns.seen, *maps.shape[3:])
+    return maps.as_strided(size, (batch, of_residue, some.step * of_strip, row, column, head, channel),
+                           maps.storage_offset() + some.start * of_strip)
 
 
-def _gather_back(grid: Tensor, like: Tensor, strips: _Strips) -> Tensor:
-    """The adjoint of :func:`_lay_out`: every pixel gets the sum of its copies."""
-    batch, heads, channels, height, width = like.shape
-    pixels = grid.new_zeros(batch, height * width, heads * channels)
-    pixels.index_add_(1, strips.pixels, grid.view(batch, -1, heads * channels))
-    return pixels.view(batch, height, width, heads, channels).permute(0, 3, 4, 1, 2).to(like.dtype)
+def _windows(grid: Tensor, cut: _Cut) -> Tensor:
+    """The key matrix of every row of queries, an overlapping view of the grid: ``(heads, rows, K, d)``."""
+    rows, keys, heads, channels = grid.shape
+    row, key, head, channel = grid.stride()
+    return grid.as_strided((heads, rows - cut.window + 1, cut.window * keys, channels), (head, row, key, channel))
 
 
-def _windows(grid: Tensor, strips: _Strips) -> Tensor:
-    """The keys of every query row: an overlapping view ``(B, T, heads, R, kernel_size, columns, d)`` of the grid."""
-    batch, strip, row, column, head, channel = grid.stride()
-    return grid.as_strided(
-        (grid.shape[0], strips.count, grid.shape[4], strips.rows, strips.kernel_size, strips.columns, grid.shape[5]),
-        (batch, strip, head, row * strips.stride, row * strips.dilation, column, channel))
+def _overlap_add(matrices: Tensor, count: int, cut: _Cut) -> Tensor:
+    """The adjoint of :func:`_windows` for ``count`` successive rows and one head: the grid rows they see.
+
+    Grid row r gets part 0 of matrix r, part 1 of matrix r - 1, and so on. Seen backwards from the last part, these
+    lie at equal distances in memory, so that one sum over a view collects them. ``window - 1`` matrices of zeros
+    surround the others.
+    """
+    parts, keys, channels = cut.window, matrices.shape[1] // cut.window, matrices.shape[2]
+    part = keys * channels
+    view = matrices.as_strided((count + parts - 1, parts, keys, channels),
+                               (parts * part, (parts - 1) * part, channels, 1), (parts - 1) * part)
+    return view.sum(1)
 
 
-def _add_windows(windows: Tensor, matrices: Tensor) -> None:
-    """Add to overlapping windows; those of one window row do not overlap each other."""
-    matrices = matrices.view(windows.shape)
-    for row in range(windows.shape[4]):
-        windows[:, :, :, :, row] += matrices[:, :, :, :, row]
+def _attention_weights(queries: Tensor, keys: Tensor, cut: _Cut, scores: Tensor, weights: Tensor) -> Tensor:
+    """``(rows, S, d), (rows, K, d)`` -> ``(rows, S, K)``, in ``weights``; overwrites ``scores``."""
+    torch.baddbmm(cut.mask, queries, keys.mT, alpha=queries.shape[-1]**-0.5, out=scores)
+    return torch.softmax(scores, -1, out=weights)
 
 
-def _matrices(blocks: Tensor) -> Tensor:
-    """``(B, T, heads, R, ..., d)`` -> one batch of matrices over d; a view where only R is longer than 1."""
-    return blocks.reshape(blocks.shape[:4].numel(), -1, blocks.shape[-1])
+def _rows_per_chunk(queries: Tensor, cut: _Cut) -> int:
+    return min(max(1, _CHUNK // cut.mask.numel()), queries.shape[1])
 
 
-def _weights(queries: Tensor, keys: Tensor, strips: _Strips) -> Tensor:
-    """Attention weights ``(query rows, S, K)``."""
-    scores = torch.baddbmm(strips.mask, _matrices(queries), _matrices(keys).mT, alpha=queries.shape[-1]**-0.5)
-    return scores.softmax(-1)
-
-
-def _chunks(shape: Sequence[int], scores: int) -> Iterator[Tuple[slice, ...]]:
-    """Slices of the axes ``(B, T, heads, R)`` that hold about ``_CHUNK`` scores each, ``scores`` a query row."""
-    steps, room = [], max(1, _CHUNK // scores)
-    for length in reversed(shape):
-        steps.append(min(length, room))
-        room = max(1, room // length)
-    ranges = [[slice(i, i + step) for i in range(0, length, step)] for length, step in zip(shape, reversed(steps))]
-    return product(*ranges)
+def _chunks(queries: Tensor, cut: _Cut) -> Iterator[Tuple[int, slice]]:
+    """Heads and ranges of stacked rows. The last rows, fewer than a window, lie behind every query."""
+    rows, step = queries.shape[1] - cut.window + 1, _rows_per_chunk(queries, cut)
+    for head in range(queries.shape[0]):
+        for first in range(0, rows, step):
+            yield head, slice(first, min(first + step, rows))

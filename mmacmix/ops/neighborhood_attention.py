@@ -77,10 +77,10 @@ def _check(query: Tensor, key: Tensor, value: Tensor, kernel_size: int, stride: 
                          f'and query {wanted}, got {tuple(value.shape)} and {tuple(query.shape)}')
 
 
-def check_window(kernel_size: int, stride: int = 1, dilation: int = 1) -> None:
-    """Raise ``ValueError`` unless the window is odd and all three are positive integers."""
-    for name, number in (('kernel_size', kernel_size), ('stride', stride), ('dilation', dilation)):
+def check_window(kernel_size: int, stride: int = 1, dilation: int = 1, name: str = 'kernel_size') -> None:
+    """Raise ``ValueError`` unless all are positive integers and the window, argument ``name``, is odd."""
+    for argument, number in ((name, kernel_size), ('stride', stride), ('dilation', dilation)):
         if not isinstance(number, int) or number < 1:
-            raise ValueError(f'{name} must be a positive integer, got {number!r}')
+            raise ValueError(f'{argument} must be a positive integer, got {number!r}')
     if kernel_size % 2 == 0:
-        raise ValueError(f'kernel_size must be odd, so that a window has a centre, got {kernel_size}')
+        raise ValueError(f'{name} must be odd, so that a window has a centre, got {kernel_size}')

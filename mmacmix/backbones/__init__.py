@@ -1,0 +1,3 @@
+from .acmix_resnet import ACmixResNet
+
+__all__ = ['ACmixResNet']

@@ -1,0 +1,3 @@
+from .convert import SOURCES, convert
+
+__all__ = ['SOURCES', 'convert']

@@ -1,0 +1,39 @@
+"""Other people's checkpoints in, ours out."""
+
+from typing import Callable, Dict, Mapping
+
+from torch import Tensor
+
+from .acmix import convert_acmix
+from .acmix_resnet import convert_acmix_resnet
+
+StateDict = Dict[str, Tensor]
+
+SOURCES: Dict[str, Callable[[StateDict], StateDict]] = {
+    'acmix': convert_acmix,
+    'acmix-resnet': convert_acmix_resnet,
+}
+
+
+def convert(state_dict: Mapping[str, Tensor], source: str) -> StateDict:
+    """Translate a state dict to the names and shapes of this package.
+
+    Args:
+        state_dict: Names to tensors, as the source's own code saves them. A leading ``module.`` on all names, as
+            ``DistributedDataParallel`` leaves it, is taken off.
+        source: ``'acmix'``, one published ACmix operator, for :class:`mmacmix.layers.ACmix`; or ``'acmix-resnet'``,
+            a published ACmix-ResNet classifier, for :class:`mmacmix.backbones.ACmixResNet` (its classifier ``fc`` is
+            left out).
+
+    Returns:
+        A new state dict, ready for a strict ``load_state_dict``.
+
+    Raises:
+        ValueError: There is no such source, or keys are unknown or missing; the message names them.
+    """
+    if source not in SOURCES:
+        raise ValueError(f'source must be one of {tuple(SOURCES)}, got {source!r}')
+    prefix = 'module.'
+    if state_dict and all(name.startswith(prefix) for name in state_dict):
+        state_dict = {name[len(prefix):]: tensor for name, tensor in state_dict.items()}
+    return SOURCES[source](dict(state_dict))

@@ -1,0 +1,4 @@
+from .acmix import ACmix
+from .shift_conv import ShiftConv
+
+__all__ = ['ACmix', 'ShiftConv']

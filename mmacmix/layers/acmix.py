@@ -1,0 +1,134 @@
+"""ACmix: self-attention and convolution in one layer (arXiv 2111.14556)."""
+
+from typing import Optional, Sequence, Union
+
+import torch
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..ops import check_window, neighborhood_attention
+from .shift_conv import ShiftConv
+
+
+@MODELS.register_module()
+class ACmix(BaseModule):
+    """Stands wherever a ``k x k`` convolution stands, and has a convolution's signature.
+
+    Three 1x1 convolutions give query, key and value (stage I, section 4.1). Two paths use them (stage II): attention
+    to the ``attention_kernel_size`` x ``attention_kernel_size`` neighbours, and a convolution made of shifts. The
+    output is ``attention_rate * attention + conv_rate * convolution`` (section 4.2, equation 14), both rates learned
+    from 0.5.
+
+    Usable as ``conv_cfg=dict(type='ACmix')`` wherever MMCV's layers take one, and as ``dcn=dict(type='ACmix')`` in the
+    ResNet of MMDetection and MMSegmentation.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output; a multiple of ``num_heads``.
+        kernel_size: Side of the convolution path's kernel, odd. Default: 3.
+        stride: Output pixels are ``stride`` input pixels apart. Default: 1.
+        padding: Only ``dilation * (kernel_size // 2)``, which keeps the size; None stands for it. Default: None.
+        dilation: Spacing of the kernel's taps and of the window's keys. Default: 1.
+        groups: Only 1; the argument is there for the signature. Default: 1.
+        bias: Add a learned bias to the output. The projections always have theirs. Default: False.
+        num_heads: Heads of the attention path. Default: 4.
+        attention_kernel_size: Side of the attention window, odd. Default: 7.
+        backend: Backend of :func:`mmacmix.ops.neighborhood_attention`. Default: ``'auto'``.
+        init_cfg: MMEngine initialisation. Default: None.
+
+    Raises:
+        ValueError: A size is out of range, or two of them do not fit together.
+    """
+
+    transposed = False  # what mmcv's ConvModule asks a convolution
+    output_padding = 0
+
+    def __init__(self,
+                 in_channels: int,
+                 out_channels: int,
+                 kernel_size: Union[int, Sequence[int]] = 3,
+                 stride: Union[int, Sequence[int]] = 1,
+                 padding: Union[int, Sequence[int], None] = None,
+                 dilation: Union[int, Sequence[int]] = 1,
+                 groups: int = 1,
+                 bias: bool = False,
+                 num_heads: int = 4,
+                 attention_kernel_size: int = 7,
+                 backend: str = 'auto',
+                 init_cfg: Optional[dict] = None) -> None:
+        super().__init__(init_cfg)
+        kernel_size, stride, dilation = (_square(name, value) for name, value in (
+            ('kernel_size', kernel_size), ('stride', stride), ('dilation', dilation)))
+        check_window(kernel_size, stride, dilation)
+        check_window(attention_kernel_size, name='attention_kernel_size')
+        same = kernel_size // 2 * dilation
+        if padding is not None and _square('padding', padding) != same:
+            raise ValueError(f'ACmix keeps the size of its input: with kernel_size {kernel_size} and dilation {dilation} '
+                             f'padding must be {same}, got {padding}')
+        if groups != 1:
+            raise ValueError(f'ACmix has no groups: groups must be 1, got {groups}')
+        for name, number in (('in_channels', in_channels), ('out_channels', out_channels), ('num_heads', num_heads)):
+            if not isinstance(number, int) or number < 1:
+                raise ValueError(f'{name} must be a positive integer, got {number!r}')
+        if out_channels % num_heads:
+            raise ValueError(f'out_channels must be a multiple of num_heads, got {out_channels} and {num_heads}')
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_size, self.stride, self.dilation = (kernel_size, ) * 2, (stride, ) * 2, (dilation, ) * 2
+        self.padding = (same, same)
+        self.num_heads, self.attention_kernel_size, self.backend = num_heads, attention_kernel_size, backend
+
+        head_dim = out_channels // num_heads
+        self.query = nn.Conv2d(in_channels, out_channels, 1, stride=stride)
+        self.key = nn.Conv2d(in_channels, out_channels, 1)
+        self.value = nn.Conv2d(in_channels, out_channels, 1)
+        self.position = nn.Conv2d(2, head_dim, 1)
+        self.shift_conv = ShiftConv(num_heads, head_dim, kernel_size, stride, dilation)
+        self.attention_rate = nn.Parameter(torch.full((1, ), 0.5))
+        self.conv_rate = nn.Parameter(torch.full((1, ), 0.5))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, ceil(H / stride), ceil(W / stride))``."""
+        # Both paths read whole pixels. A network stays in this memory format from its first ACmix on.
+        x = x.contiguous(memory_format=torch.channels_last)
+        out = self.attention_rate * self._attention(x) + self.conv_rate * self._convolution(x)
+        return out if self.bias is None else out + self.bias.view(-1, 1, 1)
+
+    def _attention(self, x: Tensor) -> Tensor:
+        query, key, value = (project(x).unflatten(1, (self.num_heads, -1))
+                             for project in (self.query, self.key, self.value))
+        # The logits are query_i . (key_j + position_i - position_j); position_i is the same for all j of a window
+        # and the softmax cancels it (the bias of the position convolution goes the same way).
+        key = key - self.position(_coordinates(x))[:, None]
+        out = neighborhood_attention(query, key, value, self.attention_kernel_size, self.stride[0], self.dilation[0],
+                                     self.backend)
+        return out.flatten(1, 2)  # channel h * head_dim + d
+
+    def _convolution(self, x: Tensor) -> Tensor:
+        projections = (self.query, self.key, self.value)
+        weight = torch.cat([projection.weight for projection in projections]).flatten(1)
+        bias = torch.cat([projection.bias for projection in projections])
+        # Channel d * num_heads + h, unlike the attention path: the published order, which checkpoints depend on.
+        return self.shift_conv(x, weight, bias)
+
+    def extra_repr(self) -> str:
+        return (f'{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, '
+                f'dilation={self.dilation}, num_heads={self.num_heads}, '
+                f'attention_kernel_size={self.attention_kernel_size}')
+
+
+def _coordinates(x: Tensor) -> Tensor:
+    """A map of each pixel's place, -1 to 1 from border to border: ``(1, 2, H, W)``, x first."""
+    height, width = x.shape[2:]
+    ys, xs = (torch.linspace(-1, 1, side, dtype=x.dtype, device=x.device) for side in (height, width))
+    return torch.stack((xs.expand(height, width), ys[:, None].expand(height, width)))[None]
+
+
+def _square(name: str, value: Union[int, Sequence[int]]) -> int:
+    """The one number of an int or of a pair of equal ints."""
+    if isinstance(value, int):
+        return value
+    if len(value) != 2 or value[0] != value[1]:
+        raise ValueError(f'ACmix is square: {name} must be one number or two equal ones, got {value}')
+    return value[0]
