@@ -1,0 +1,3 @@
+_base_ = 'mask-rcnn_acmix-r50_fpn_ms-3x_coco.py'
+
+model = dict(backbone=dict(depth=101))

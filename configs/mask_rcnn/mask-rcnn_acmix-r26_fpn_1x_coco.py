@@ -1,0 +1,3 @@
+_base_ = '../maskrcnn_acmix.py'
+
+model = dict(backbone=dict(depth=26))

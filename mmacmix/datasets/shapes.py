@@ -1,0 +1,196 @@
+"""A generated data set of textured shapes: small enough to train on a CPU, hard enough to need a detector.
+
+A class is a shape *and* a texture, so neither an outline nor a patch is enough to tell it; colours mean nothing.
+Objects hide each other, are 12 to 80 pixels wide, and images hold none, a few or a crowd of them, on a background
+with a texture of its own.
+"""
+
+import json
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Tuple, Union
+
+import numpy as np
+
+SHAPES = ('disc', 'square', 'triangle')
+TEXTURES = ('striped', 'dotted')
+CLASSES = tuple(f'{texture} {shape}' for shape in SHAPES for texture in TEXTURES)
+PALETTE = ((230, 60, 60), (250, 170, 60), (60, 130, 230), (80, 220, 230), (70, 170, 70), (190, 90, 220))
+SEMANTIC_CLASSES = ('background', *CLASSES)
+SEMANTIC_PALETTE = ((90, 90, 90), *PALETTE)
+
+_MIN_VISIBLE = 0.3  # of an object's pixels; what would hide more of it is not drawn at all
+_MIN_PIXELS = 60
+_RADIUS = (6.0, 40.0)  # pixels
+
+
+class Scene(NamedTuple):
+    """One generated image and what is in it."""
+    image: np.ndarray  # (size, size, 3) uint8, RGB
+    labels: np.ndarray  # (objects,) int64, index into CLASSES
+    masks: np.ndarray  # (objects, size, size) bool, visible pixels
+
+    @property
+    def semantic(self) -> np.ndarray:
+        """``(size, size)`` uint8: 0 would be unlabelled, 1 is the background, ``2 + label`` an object."""
+        semantic = np.ones(self.image.shape[:2], np.uint8)
+        for label, mask in zip(self.labels, self.masks):
+            semantic[mask] = 2 + label
+        return semantic
+
+
+def draw_scene(rng: np.random.Generator, size: int = 128) -> Scene:
+    """Draw one image.
+
+    Args:
+        rng: Source of randomness; its state decides the image.
+        size: Side of the image in pixels. Default: 128.
+    """
+    image = _background(rng, size)
+    labels: List[int] = []
+    masks: List[np.ndarray] = []
+    pixels: List[int] = []  # of each object before others hid it
+    for _ in range(_object_count(rng)):
+        label, window, alpha, colors = _object(rng, size)
+        mask = np.zeros((size, size), bool)
+        mask[window] = alpha > 0.5
+        shown = [old & ~mask for old in masks]
+        if mask.sum() < _MIN_PIXELS or any(left.sum() < max(_MIN_PIXELS, _MIN_VISIBLE * whole)
+                                           for left, whole in zip(shown, pixels)):
+            continue
+        image[window] += (colors - image[window]) * alpha[..., None]
+        labels.append(label)
+        pixels.append(mask.sum())
+        masks = [*shown, mask]
+    image = image + rng.normal(0, 4, image.shape)
+    return Scene(
+        np.clip(np.rint(image), 0, 255).astype(np.uint8), np.array(labels, np.int64),
+        np.array(masks, bool).reshape(-1, size, size))
+
+
+def write_shapes(root: Union[str, Path],
+                 train: int = 2000,
+                 val: int = 200,
+                 size: int = 128,
+                 seed: int = 0) -> Dict[str, int]:
+    """Write the data set: PNG images, COCO instance annotations, and semantic maps of the same images.
+
+    Files are ``images/{train,val}/*.png``, ``annotations/instances_{train,val}.json`` and
+    ``semantic/{train,val}/*.png``. The semantic maps follow ADE20K: 0 is unlabelled (and does not occur), 1 the
+    background, 2 and up ``CLASSES``. The same arguments write the same files, and more images of a split leave the
+    first ones as they are.
+
+    Args:
+        root: Folder to write to, made where needed.
+        train: Images to train on. Default: 2000.
+        val: Images to evaluate on. Default: 200.
+        size: Side of the images in pixels, at least 64. Default: 128.
+        seed: Decides the images. Default: 0.
+
+    Returns:
+        The number of objects of each split.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
+    from PIL import Image
+
+    for name, number, least in (('train', train, 1), ('val', val, 1), ('size', size, 64), ('seed', seed, 0)):
+        if not isinstance(number, int) or number < least:
+            raise ValueError(f'{name} must be an integer of at least {least}, got {number!r}')
+    root = Path(root)
+    objects = {}
+    for split_index, (split, count) in enumerate((('train', train), ('val', val))):
+        folders = [root / kind / split for kind in ('images', 'semantic')]
+        for folder in (*folders, root / 'annotations'):
+            folder.mkdir(parents=True, exist_ok=True)
+        images, annotations = [], []
+        for index in range(count):
+            scene = draw_scene(np.random.default_rng((seed, split_index, index)), size)
+            name = f'{index:06d}.png'
+            Image.fromarray(scene.image).save(folders[0] / name)
+            Image.fromarray(scene.semantic).save(folders[1] / name)
+            images.append(dict(id=index, file_name=name, width=size, height=size))
+            for label, mask in zip(scene.labels.tolist(), scene.masks):
+                annotations.append(dict(id=len(annotations) + 1, image_id=index, category_id=label + 1, iscrowd=0,
+                                        **_coco_mask(mask)))
+        content = dict(
+            info=dict(description='mmacmix shapes', seed=seed),
+            categories=[dict(id=index, name=name) for index, name in enumerate(CLASSES, 1)],
+            images=images,
+            annotations=annotations)
+        (root / 'annotations' / f'instances_{split}.json').write_text(json.dumps(content))
+        objects[split] = len(annotations)
+    return objects
+
+
+def _object_count(rng: np.random.Generator) -> int:
+    """5% empty images, 15% crowds, else a few objects."""
+    kind = rng.random()
+    if kind < 0.05:
+        return 0
+    return int(rng.integers(9, 15)) if kind < 0.2 else int(rng.integers(1, 6))
+
+
+def _background(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Two colours mixed by smooth noise of several scales, under a weak grating."""
+    mix = np.zeros((size, size))
+    for cells, weight in ((2, 0.5), (5, 0.3), (12, 0.2)):
+        mix += weight * _smooth_noise(rng, size, cells)
+    low, high = rng.uniform(30, 225, (2, 3))
+    ys, xs = np.mgrid[:size, :size]
+    angle, period = rng.uniform(0, np.pi), rng.uniform(5, 20)
+    grating = np.sin((xs * np.cos(angle) + ys * np.sin(angle)) * 2 * np.pi / period)
+    return low + (high - low) * mix[..., None] + rng.uniform(0, 14) * grating[..., None]
+
+
+def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
+    """Random values at the corners of a grid, interpolated smoothly: ``(size, size)`` in [0, 1]."""
+    corners = rng.random((cells + 1, cells + 1))
+    place = np.linspace(0, cells, size, endpoint=False)
+    cell = place.astype(int)
+    part = place - cell
+    part = part * part * (3 - 2 * part)
+    rows = corners[cell] * (1 - part)[:, None] + corners[cell + 1] * part[:, None]
+    return rows[:, cell] * (1 - part) + rows[:, cell + 1] * part
+
+
+def _object(rng: np.random.Generator, size: int) -> Tuple[int, Tuple[slice, slice], np.ndarray, np.ndarray]:
+    """An object's label, the part of the image it lies in, and there its coverage from 0 to 1 and its colours."""
+    label = int(rng.integers(len(CLASSES)))
+    shape, texture = SHAPES[label // len(TEXTURES)], TEXTURES[label % len(TEXTURES)]
+    radius = np.exp(rng.uniform(*np.log(_RADIUS)))
+    center = rng.uniform(0, size, 2)
+    angle = rng.uniform(0, 2 * np.pi)
+    reach = 1.6 * radius + 1  # a triangle's corners are the furthest
+    x, y = (slice(max(0, int(place - reach)), min(size, int(place + reach) + 1)) for place in center)
+    ys, xs = np.mgrid[y, x] + 0.5 - center[::-1, None, None]
+    us, vs = xs * np.cos(angle) + ys * np.sin(angle), ys * np.cos(angle) - xs * np.sin(angle)
+    distance = _distance_to_edge(shape, us, vs, radius)
+    period = rng.uniform(4, 6) + radius / 12
+    tilt = rng.uniform(0, np.pi)
+    ws, ts = us * np.cos(tilt) + vs * np.sin(tilt), vs * np.cos(tilt) - us * np.sin(tilt)
+    wave = np.sin(ws * 2 * np.pi / period)
+    if texture == 'dotted':
+        wave = 2 * np.maximum(wave * np.sin(ts * 2 * np.pi / period), 0) - 0.5
+    ground = rng.uniform(20, 235, 3)
+    pattern = np.where(ground > 128, ground - rng.uniform(70, 130, 3), ground + rng.uniform(70, 130, 3))
+    mix = np.clip(0.5 + 2 * wave, 0, 1)[..., None]
+    return label, (y, x), np.clip(0.5 - distance, 0, 1), ground + (pattern - ground) * mix
+
+
+def _distance_to_edge(shape: str, us: np.ndarray, vs: np.ndarray, radius: float) -> np.ndarray:
+    """Signed distance in pixels, negative inside; all shapes of a radius have about the same area."""
+    if shape == 'disc':
+        return np.hypot(us, vs) - radius
+    if shape == 'square':
+        return np.maximum(abs(us), abs(vs)) - radius * 0.89
+    turns = np.arange(3) * 2 * np.pi / 3
+    return np.max([us * np.cos(turn) + vs * np.sin(turn) for turn in turns], axis=0) - radius * 0.78
+
+
+def _coco_mask(mask: np.ndarray) -> dict:
+    from pycocotools import mask as coco
+
+    code = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
+    box = coco.toBbox(code).tolist()
+    return dict(segmentation=dict(size=code['size'], counts=code['counts'].decode()), area=int(mask.sum()), bbox=box)
