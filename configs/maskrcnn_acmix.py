@@ -4,5 +4,7 @@ _base_ = [
     'mmdet::_base_/datasets/coco_instance.py',
     'mmdet::_base_/schedules/schedule_1x.py',
     'mmdet::_base_/default_runtime.py',
-    '_base_/schedules/no_decay.py',
+    '_base_/schedules/paramwise.py',
 ]
+
+optim_wrapper = dict(paramwise_cfg={{_base_.paramwise_cfg}})

@@ -1,9 +1,12 @@
 """Is the stack usable? And loading checkpoints without running what is in them."""
 
+import os
 import warnings
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 # The oldest versions that have what this package uses, and the first ones that it has not been run with.
@@ -20,10 +23,78 @@ def check_environment() -> None:
         try:
             version = import_module(name).__version__
         except ImportError as error:
-            raise ImportError(f'mmacmix needs {name} ({error}): run `make setup` in a checkout of mmacmix, '
-                              f'or `pip install {"mmengine" if name == "mmengine" else "mmcv-lite==2.1.0"}`.') from error
+            raise ImportError(
+                f'mmacmix needs {name} ({error}): run `make setup` in a checkout of mmacmix, '
+                f'or `pip install {"mmengine" if name == "mmengine" else "mmcv-lite==2.1.0"}`.'
+            ) from error
         from mmengine.utils import digit_version
+
         if digit_version(version) < digit_version(oldest):
             raise ImportError(f'mmacmix needs {name} {oldest} or newer, found {version}.')
         if digit_version(version) >= digit_version(untried):
-            warnings.warn(f'mmacmix has not been run with {name} {version}; {name} below {untried} is known to work.')
+            warnings.warn(
+                f'mmacmix has not been run with {name} {version}; {name} below {untried} is known to work.',
+                stacklevel=2,
+            )
+
+
+def allow_only_data_in_checkpoints() -> None:
+    """From now on ``torch.load`` runs no code in this process, whoever calls it, and still reads MMEngine's state.
+
+    A training checkpoint of MMEngine holds, beside tensors, its log buffers and NumPy numbers. torch 2.6 and later
+    refuse them unless they are named; older versions, and libraries that ask for it, would unpickle anything.
+    """
+    # Read by torch.load: overrides weights_only=False wherever it is asked for.
+    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+    os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
+    if hasattr(torch.serialization, 'add_safe_globals'):
+        torch.serialization.add_safe_globals(_training_state_types())
+
+
+def _training_state_types() -> list[Any]:
+    from mmengine.logging.history_buffer import HistoryBuffer
+
+    dtypes = {type(np.dtype(name)) for name in ('bool', 'int32', 'int64', 'uint8', 'float16', 'float32', 'float64')}
+    # NumPy's own unpickling functions. They moved between versions 1 and 2, and files of either name them.
+    functions = [function.__reduce__()[0] for function in (np.zeros(1), np.float64(0))]
+    named = [(f, f'numpy.{core}.multiarray.{f.__name__}') for f in functions for core in ('core', '_core')]
+    return [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *named]
+
+
+def load_checkpoint(path: str | Path) -> Any:
+    """Read a checkpoint onto the CPU without running code from it.
+
+    Raises:
+        ValueError: The file is missing, is not a checkpoint, or holds anything but data.
+    """
+    allow_only_data_in_checkpoints()
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except FileNotFoundError:
+        raise ValueError(f'there is no checkpoint at {path}') from None
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if 'weights_only' in str(error) or 'Unsupported global' in str(error):
+            reason = 'it holds Python objects, which could run code, beside its tensors'
+        raise ValueError(f'{path} cannot be read as a checkpoint: {reason}') from error
+
+
+def state_dict_of(checkpoint: Any, path: str | Path = 'the checkpoint') -> dict[str, torch.Tensor]:
+    """The state dict of a checkpoint, whichever way it is wrapped: bare, or under ``state_dict`` or ``model``.
+
+    Raises:
+        ValueError: There is no state dict in it.
+    """
+    for key in ('state_dict', 'model'):
+        if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
+            checkpoint = checkpoint[key]
+            break
+    if (
+        not isinstance(checkpoint, dict)
+        or not checkpoint
+        or not all(isinstance(value, torch.Tensor) for value in checkpoint.values())
+    ):
+        raise ValueError(
+            f'{path} holds no state dict: expected names and tensors, bare or under "state_dict" or "model"'
+        )
+    return dict(checkpoint)

@@ -11,6 +11,7 @@ A torch that the chosen interpreter can already import (a GPU build, say) is use
 environment sees the packages of the interpreter's own environment behind its own, and leaves those
 untouched.
 """
+
 import argparse
 import hashlib
 import os
@@ -26,8 +27,15 @@ REQUIREMENTS = os.path.join(ROOT, 'requirements')
 PYTHON_VERSIONS = ('3.12', '3.11', '3.10')
 LANES = ('openmmlab', 'onedl')
 STEPS = 5
-NETWORK_ERRORS = ('NewConnectionError', 'ConnectTimeoutError', 'ReadTimeoutError', 'NameResolutionError',
-                  'ProxyError', 'Temporary failure in name resolution', 'Network is unreachable')
+NETWORK_ERRORS = (
+    'NewConnectionError',
+    'ConnectTimeoutError',
+    'ReadTimeoutError',
+    'NameResolutionError',
+    'ProxyError',
+    'Temporary failure in name resolution',
+    'Network is unreachable',
+)
 
 
 class SetupError(Exception):
@@ -61,8 +69,9 @@ def find_python(wanted):
         if version in PYTHON_VERSIONS:
             return path
         found.append('{} is {}'.format(name, 'Python ' + version if version else 'not usable'))
-    raise SetupError('mmacmix needs Python 3.10, 3.11 or 3.12 ({}); name one with PYTHON=/path/to/python3.'.format(
-        ', '.join(found)))
+    raise SetupError(
+        'mmacmix needs Python 3.10, 3.11 or 3.12 ({}); name one with PYTHON=/path/to/python3.'.format(', '.join(found))
+    )
 
 
 def output_or_none(command):
@@ -95,17 +104,24 @@ class Installer:
         if self.is_ready(fingerprint):
             return
         started = time.time()
-        self.say('Setting up {} with lane {} (once; about 8 minutes on two cores).'.format(
-            os.path.relpath(self.venv), self.lane))
-        mmcv, = [pin for pin in pins(self.lane) if pin.split('==')[0] in ('mmcv', 'onedl-mmcv')]
+        self.say(
+            'Setting up {} with lane {} (once; about 8 minutes on two cores).'.format(
+                os.path.relpath(self.venv), self.lane
+            )
+        )
+        (mmcv,) = [pin for pin in pins(self.lane) if pin.split('==')[0] in ('mmcv', 'onedl-mmcv')]
         others = [pin for pin in pins(self.lane) if pin != mmcv]
         self.create_environment()
         self.install_torch()
         # After torch, which may raise setuptools beyond what mmcv can be built with.
         self.install('build tools and numpy', pins('build') + [pin for pin in others if pin.startswith('numpy')])
         self.build_mmcv(mmcv)
-        self.install('MMDetection, MMSegmentation, tools for tests, mmacmix',
-                     others + pins('build') + pins('dev'), self.install_without_libgl, self.install_mmacmix)
+        self.install(
+            'MMDetection, MMSegmentation, tools for tests, mmacmix',
+            others + pins('build') + pins('dev'),
+            self.install_without_libgl,
+            self.install_mmacmix,
+        )
         self.check()
         with open(self.ready, 'w') as stamp:
             stamp.write(fingerprint)
@@ -132,20 +148,32 @@ class Installer:
         started = self.begin('virtual environment on {}'.format(self.base_python))
         compiler = os.environ.get('CXX', 'c++')
         if not shutil.which(shlex.split(compiler)[0]):
-            raise SetupError("mmcv's operators need a C++ compiler and '{}' is not on the PATH: install one "
-                             '(Debian and Ubuntu: apt install g++) or name it with CXX.'.format(compiler))
-        headers = output_or_none([self.base_python, '-c', 'import os, sysconfig; print(os.path.exists(os.path.join('
-                                                         'sysconfig.get_paths()["include"], "Python.h")))'])
+            raise SetupError(
+                "mmcv's operators need a C++ compiler and '{}' is not on the PATH: install one "
+                '(Debian and Ubuntu: apt install g++) or name it with CXX.'.format(compiler)
+            )
+        headers = output_or_none(
+            [
+                self.base_python,
+                '-c',
+                'import os, sysconfig; print(os.path.exists(os.path.join('
+                'sysconfig.get_paths()["include"], "Python.h")))',
+            ]
+        )
         if headers != 'True':
-            raise SetupError("{} has no C headers (Python.h), which mmcv's operators need: install them "
-                             '(Debian and Ubuntu: apt install python3-dev).'.format(self.base_python))
+            raise SetupError(
+                "{} has no C headers (Python.h), which mmcv's operators need: install them "
+                '(Debian and Ubuntu: apt install python3-dev).'.format(self.base_python)
+            )
         if os.path.exists(self.ready):
             os.remove(self.ready)
         if output_or_none([self.python, '-m', 'pip', '--version']) is None:
             command = [self.base_python, '-m', 'venv', '--clear', self.venv]
             if subprocess.call(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
-                raise SetupError('{} cannot create a virtual environment: install its venv module '
-                                 '(Debian and Ubuntu: apt install python3-venv).'.format(self.base_python))
+                raise SetupError(
+                    '{} cannot create a virtual environment: install its venv module '
+                    '(Debian and Ubuntu: apt install python3-venv).'.format(self.base_python)
+                )
         self.link_torch_of_base()
         self.end(started)
 
@@ -167,9 +195,11 @@ class Installer:
             self.install(pins('torch')[0], pins('torch'))
 
     def build_mmcv(self, mmcv):
-        package, version = mmcv.split('==')
-        started = self.begin("{} with its compiled operators (3 to 6 minutes on two cores, more than 20 where the "
-                             "compiler can't precompile headers)".format(mmcv))
+        _package, version = mmcv.split('==')
+        started = self.begin(
+            '{} with its compiled operators (3 to 6 minutes on two cores, more than 20 where the '
+            "compiler can't precompile headers)".format(mmcv)
+        )
         if output_or_none([self.python, '-c', 'import mmcv, mmcv._ext; print(mmcv.__version__)']) != version:
             with tempfile.TemporaryDirectory() as folder:
                 environment = dict(os.environ, MMCV_WITH_OPS='1', FORCE_MMCV='1')
@@ -204,7 +234,8 @@ class Installer:
             'assert b"Free Software Foundation" in subprocess.check_output(cxx + ["--version"])\n'
             'flags = compiler.compiler_so[1:] + ["-std=c++17", "-DTORCH_API_INCLUDE_EXTENSION_H", '
             '"-DTORCH_EXTENSION_NAME=_ext"] + ["-I" + path for path in include_paths()]\n'
-            'sys.exit(subprocess.call(cxx + ["-x", "c++-header"] + flags + [sys.argv[1]]))\n')
+            'sys.exit(subprocess.call(cxx + ["-x", "c++-header"] + flags + [sys.argv[1]]))\n'
+        )
         environment = dict(os.environ, CFLAGS=plain)
         if self.call([self.python, '-c', compile_header, header], environment):
             return plain
@@ -212,8 +243,9 @@ class Installer:
 
     def install_without_libgl(self):
         """OpenCV without its window system, over the one that mmcv asks for: bare servers lack libGL."""
-        version = output_or_none([self.python, '-c', 'from importlib.metadata import version; '
-                                                     'print(version("opencv-python"))'])
+        version = output_or_none(
+            [self.python, '-c', 'from importlib.metadata import version; print(version("opencv-python"))']
+        )
         if version and output_or_none([self.python, '-c', 'import cv2; print(1)']) is None:
             self.pip(['--no-deps', '--force-reinstall', 'opencv-python-headless==' + version])
 
@@ -235,7 +267,7 @@ class Installer:
         self.end(started)
 
     def pip(self, arguments):
-        if self.call([self.python, '-m', 'pip', 'install', '--retries', '2'] + arguments):
+        if self.call([self.python, '-m', 'pip', 'install', '--retries', '2', *arguments]):
             raise self.failure('pip')
 
     def call(self, command, environment=None):
@@ -243,18 +275,24 @@ class Installer:
         with open(self.log, 'a') as log:
             log.write('\n$ {}\n'.format(' '.join(shlex.quote(word) for word in command)))
             log.flush()
-            return subprocess.call(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=ROOT,
-                                   stdin=subprocess.DEVNULL)
+            return subprocess.call(
+                command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=ROOT, stdin=subprocess.DEVNULL
+            )
 
     def failure(self, what):
         with open(self.log) as log:
             last = log.read().rsplit('\n$ ', 1)[-1]
         if any(word in last for word in NETWORK_ERRORS):
-            return SetupError('No package index could be reached: connect to the network, or name an index that can '
-                              'be reached with PIP_INDEX_URL, and run the same command again.')
+            return SetupError(
+                'No package index could be reached: connect to the network, or name an index that can '
+                'be reached with PIP_INDEX_URL, and run the same command again.'
+            )
         errors = [line.strip() for line in last.splitlines() if 'error' in line.lower()]
-        return SetupError('{} failed{}; the whole output is in {}.'.format(
-            what, ' (' + errors[0][:200] + ')' if errors else '', os.path.relpath(self.log)))
+        return SetupError(
+            '{} failed{}; the whole output is in {}.'.format(
+                what, ' (' + errors[0][:200] + ')' if errors else '', os.path.relpath(self.log)
+            )
+        )
 
     def say(self, text):
         print(text, flush=True)
@@ -269,7 +307,7 @@ class Installer:
 
 
 def minutes(seconds):
-    return '{} min {:02d} s'.format(*divmod(int(round(seconds)), 60))
+    return '{} min {:02d} s'.format(*divmod(round(seconds), 60))
 
 
 if __name__ == '__main__':

@@ -2,5 +2,7 @@
 _base_ = [
     'mmdet::common/ms-poly_3x_coco-instance.py',
     '../_base_/models/mask-rcnn_acmix-r50_fpn.py',
-    '../_base_/schedules/no_decay.py',
+    '../_base_/schedules/paramwise.py',
 ]
+
+optim_wrapper = dict(paramwise_cfg={{_base_.paramwise_cfg}})

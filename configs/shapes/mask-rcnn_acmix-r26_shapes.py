@@ -2,33 +2,38 @@
 _base_ = [
     '../_base_/models/mask-rcnn_acmix-r50_fpn.py',
     '../_base_/datasets/shapes_instance.py',
-    '../_base_/schedules/no_decay.py',
+    '../_base_/schedules/paramwise.py',
     'mmdet::_base_/default_runtime.py',
 ]
 
 model = dict(
     backbone=dict(depth=26, base_channels=32),
     neck=dict(in_channels=[128, 256, 512, 1024], out_channels=64, norm_cfg=dict(type='BN')),
-    rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[4])),
+    rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[4], ratios=[1.0])),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=64),
+        bbox_roi_extractor=dict(out_channels=64, roi_layer=dict(sampling_ratio=1)),
         bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=6),
-        mask_roi_extractor=dict(out_channels=64),
-        mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=64, num_classes=6)),
+        mask_roi_extractor=dict(out_channels=64, roi_layer=dict(sampling_ratio=1)),
+        mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=64, num_classes=6),
+    ),
     train_cfg=dict(
         rpn=dict(sampler=dict(num=128)),
-        rpn_proposal=dict(nms_pre=500, max_per_img=200),
-        rcnn=dict(sampler=dict(num=64))),
-    test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=200)))
+        rpn_proposal=dict(nms_pre=500, max_per_img=100),
+        rcnn=dict(sampler=dict(num=48)),
+    ),
+    test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=100)),
+)
 
-iterations = 1500
+iterations = 900
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=iterations)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1.5e-3, weight_decay=0.05),
-    clip_grad=dict(max_norm=5))
+    optimizer=dict(type='AdamW', lr=1.5e-3, weight_decay=0.05, foreach=True),
+    clip_grad=dict(max_norm=5),
+    paramwise_cfg={{_base_.paramwise_cfg}},
+)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=iterations, eta_min=0),

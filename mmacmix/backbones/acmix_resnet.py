@@ -1,7 +1,8 @@
 """ACmix-ResNet: a bottleneck ResNet whose 3x3 convolutions are ACmix (arXiv 2111.14556, section 5.1)."""
 
-from typing import Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
 
+import torch
 import torch.utils.checkpoint
 from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule, Sequential
@@ -28,31 +29,36 @@ class Bottleneck(BaseModule):
 
     expansion = 4
 
-    def __init__(self,
-                 in_channels: int,
-                 channels: int,
-                 stride: int = 1,
-                 dilation: int = 1,
-                 acmix: Optional[dict] = None,
-                 norm_cfg: dict = dict(type='BN'),
-                 with_cp: bool = False,
-                 init_cfg: Optional[dict] = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int = 1,
+        dilation: int = 1,
+        acmix: dict | None = None,
+        norm_cfg: dict = dict(type='BN'),
+        with_cp: bool = False,
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         self.with_cp = with_cp
         out_channels = channels * self.expansion
         self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
         middle = dict(kernel_size=3, stride=stride, padding=dilation, dilation=dilation, bias=False)
-        self.conv2 = (nn.Conv2d(channels, channels, **middle) if acmix is None else
-                      ACmix(channels, channels, **middle, **acmix))
+        self.conv2 = (
+            nn.Conv2d(channels, channels, **middle) if acmix is None else ACmix(channels, channels, **middle, **acmix)
+        )
         self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
-        self.norm_names = [_add_norm(self, norm_cfg, width, index)
-                           for index, width in enumerate((channels, channels, out_channels), 1)]
+        self.norm_names = [
+            _add_norm(self, norm_cfg, width, index) for index, width in enumerate((channels, channels, out_channels), 1)
+        ]
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         if stride != 1 or in_channels != out_channels:
             self.downsample = Sequential(
                 nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False),
-                build_norm_layer(norm_cfg, out_channels)[1])
+                build_norm_layer(norm_cfg, out_channels)[1],
+            )
 
     @property
     def norm3(self) -> nn.Module:
@@ -116,24 +122,26 @@ class ACmixResNet(BaseModule):
 
     arch_settings = {26: (1, 2, 4, 1), 38: (2, 3, 5, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
-    def __init__(self,
-                 depth: int,
-                 in_channels: int = 3,
-                 stem_channels: Optional[int] = None,
-                 base_channels: int = 64,
-                 num_stages: int = 4,
-                 strides: Sequence[int] = (1, 2, 2, 2),
-                 dilations: Sequence[int] = (1, 1, 1, 1),
-                 out_indices: Sequence[int] = (0, 1, 2, 3),
-                 acmix: dict = dict(num_heads=4, attention_kernel_size=7),
-                 stage_with_acmix: Sequence[bool] = (True, True, True, True),
-                 deep_stem: bool = False,
-                 frozen_stages: int = -1,
-                 norm_cfg: dict = dict(type='BN', requires_grad=True),
-                 norm_eval: bool = True,
-                 with_cp: bool = False,
-                 zero_init_residual: bool = True,
-                 init_cfg: Union[dict, Sequence[dict], None] = None) -> None:
+    def __init__(
+        self,
+        depth: int,
+        in_channels: int = 3,
+        stem_channels: int | None = None,
+        base_channels: int = 64,
+        num_stages: int = 4,
+        strides: Sequence[int] = (1, 2, 2, 2),
+        dilations: Sequence[int] = (1, 1, 1, 1),
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        acmix: dict = dict(num_heads=4, attention_kernel_size=7),
+        stage_with_acmix: Sequence[bool] = (True, True, True, True),
+        deep_stem: bool = False,
+        frozen_stages: int = -1,
+        norm_cfg: dict = dict(type='BN', requires_grad=True),
+        norm_eval: bool = True,
+        with_cp: bool = False,
+        zero_init_residual: bool = True,
+        init_cfg: dict | Sequence[dict] | None = None,
+    ) -> None:
         if depth not in self.arch_settings:
             raise ValueError(f'depth must be one of {tuple(self.arch_settings)}, got {depth}')
         if not 1 <= num_stages <= 4:
@@ -145,10 +153,13 @@ class ACmixResNet(BaseModule):
             raise ValueError(f'out_indices must name stages 0 to {num_stages - 1}, got {out_indices}')
         if not -1 <= frozen_stages <= num_stages:
             raise ValueError(f'frozen_stages must be -1 to {num_stages}, got {frozen_stages}')
-        super().__init__(init_cfg or [
-            dict(type='Kaiming', layer='Conv2d'),
-            dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
-        ])
+        super().__init__(
+            init_cfg
+            or [
+                dict(type='Kaiming', layer='Conv2d'),
+                dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
+            ]
+        )
         self.out_indices, self.frozen_stages, self.norm_eval = tuple(out_indices), frozen_stages, norm_eval
         channels = stem_channels or base_channels
         self._make_stem(in_channels, channels, deep_stem, norm_cfg)
@@ -167,7 +178,9 @@ class ACmixResNet(BaseModule):
                         acmix=acmix if stage_with_acmix[stage] else None,
                         norm_cfg=norm_cfg,
                         with_cp=with_cp,
-                        init_cfg=start_as_shortcut if zero_init_residual else None))
+                        init_cfg=start_as_shortcut if zero_init_residual else None,
+                    )
+                )
                 channels = width * Bottleneck.expansion
             self.res_layers.append(f'layer{stage + 1}')
             self.add_module(self.res_layers[-1], layer)
@@ -179,9 +192,11 @@ class ACmixResNet(BaseModule):
             layers, widths = [], (in_channels, channels // 2, channels // 2, channels)
             for index in range(3):
                 layers += [
-                    nn.Conv2d(widths[index], widths[index + 1], 3, stride=2 if index == 0 else 1, padding=1, bias=False),
+                    nn.Conv2d(
+                        widths[index], widths[index + 1], 3, stride=2 if index == 0 else 1, padding=1, bias=False
+                    ),
                     build_norm_layer(norm_cfg, widths[index + 1])[1],
-                    nn.ReLU(inplace=True)
+                    nn.ReLU(inplace=True),
                 ]
             self.stem = Sequential(*layers)
             self._stem = ['stem']
@@ -191,8 +206,13 @@ class ACmixResNet(BaseModule):
             self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """Map images ``(B, in_channels, H, W)`` to one map ``(B, C, h, w)`` an entry of ``out_indices``."""
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Map images ``(B, in_channels, H, W)`` to one map ``(B, C, h, w)`` an entry of ``out_indices``.
+
+        The maps have the images' memory format; in between all is channels_last, which ACmix works in.
+        """
+        memory_format = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+        x = x.contiguous(memory_format=torch.channels_last)
         for name in self._stem:
             x = getattr(self, name)(x)
         x = self.maxpool(x)
@@ -200,7 +220,7 @@ class ACmixResNet(BaseModule):
         for index, name in enumerate(self.res_layers):
             x = getattr(self, name)(x)
             if index in self.out_indices:
-                outs.append(x)
+                outs.append(x.contiguous(memory_format=memory_format))
         return tuple(outs)
 
     def train(self, mode: bool = True) -> 'ACmixResNet':
@@ -215,7 +235,7 @@ class ACmixResNet(BaseModule):
 
     def _freeze(self) -> None:
         frozen = self._stem if self.frozen_stages >= 0 else []
-        for name in [*frozen, *self.res_layers[:max(self.frozen_stages, 0)]]:
+        for name in [*frozen, *self.res_layers[: max(self.frozen_stages, 0)]]:
             getattr(self, name).eval().requires_grad_(False)
 
 

@@ -1,15 +1,15 @@
 """Other people's checkpoints in, ours out."""
 
-from typing import Callable, Dict, Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
 from .acmix import convert_acmix
 from .acmix_resnet import convert_acmix_resnet
 
-StateDict = Dict[str, Tensor]
+StateDict = dict[str, Tensor]
 
-SOURCES: Dict[str, Callable[[StateDict], StateDict]] = {
+SOURCES: dict[str, Callable[[StateDict], StateDict]] = {
     'acmix': convert_acmix,
     'acmix-resnet': convert_acmix_resnet,
 }
@@ -35,5 +35,5 @@ def convert(state_dict: Mapping[str, Tensor], source: str) -> StateDict:
         raise ValueError(f'source must be one of {tuple(SOURCES)}, got {source!r}')
     prefix = 'module.'
     if state_dict and all(name.startswith(prefix) for name in state_dict):
-        state_dict = {name[len(prefix):]: tensor for name, tensor in state_dict.items()}
+        state_dict = {name[len(prefix) :]: tensor for name, tensor in state_dict.items()}
     return SOURCES[source](dict(state_dict))

@@ -1,12 +1,13 @@
 """Renaming the keys of a state dict so that every one is accounted for."""
 
-from typing import Dict, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
 
-def rename(state_dict: Mapping[str, Tensor], names: Mapping[str, str], source: str,
-           optional: Iterable[str] = ()) -> Dict[str, Tensor]:
+def rename(
+    state_dict: Mapping[str, Tensor], names: Mapping[str, str], source: str, optional: Iterable[str] = ()
+) -> dict[str, Tensor]:
     """Rename keys; every key of ``names`` must be there but the ``optional`` ones, and no other.
 
     Args:
@@ -21,7 +22,9 @@ def rename(state_dict: Mapping[str, Tensor], names: Mapping[str, str], source: s
     unknown = sorted(set(state_dict) - set(names))
     missing = sorted(set(names) - set(state_dict) - set(optional))
     if unknown or missing:
-        parts = [f'{what}: {_some(keys)}' for what, keys in (('unknown keys', unknown), ('missing keys', missing)) if keys]
+        parts = [
+            f'{what}: {_some(keys)}' for what, keys in (('unknown keys', unknown), ('missing keys', missing)) if keys
+        ]
         raise ValueError(f'not a checkpoint of {source!r}: ' + '; '.join(parts))
     return {names[name]: tensor for name, tensor in state_dict.items() if names[name]}
 

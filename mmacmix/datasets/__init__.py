@@ -1,3 +1,3 @@
-from .shapes import (CLASSES, PALETTE, SEMANTIC_CLASSES, SEMANTIC_PALETTE, Scene, draw_scene, write_shapes)
+from .shapes import CLASSES, PALETTE, SEMANTIC_CLASSES, SEMANTIC_PALETTE, Scene, draw_scene, write_shapes
 
 __all__ = ['CLASSES', 'PALETTE', 'SEMANTIC_CLASSES', 'SEMANTIC_PALETTE', 'Scene', 'draw_scene', 'write_shapes']

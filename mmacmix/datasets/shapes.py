@@ -7,7 +7,7 @@ with a texture of its own.
 
 import json
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Tuple, Union
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,7 @@ _RADIUS = (6.0, 40.0)  # pixels
 
 class Scene(NamedTuple):
     """One generated image and what is in it."""
+
     image: np.ndarray  # (size, size, 3) uint8, RGB
     labels: np.ndarray  # (objects,) int64, index into CLASSES
     masks: np.ndarray  # (objects, size, size) bool, visible pixels
@@ -33,7 +34,7 @@ class Scene(NamedTuple):
     def semantic(self) -> np.ndarray:
         """``(size, size)`` uint8: 0 would be unlabelled, 1 is the background, ``2 + label`` an object."""
         semantic = np.ones(self.image.shape[:2], np.uint8)
-        for label, mask in zip(self.labels, self.masks):
+        for label, mask in zip(self.labels, self.masks, strict=False):
             semantic[mask] = 2 + label
         return semantic
 
@@ -46,16 +47,17 @@ def draw_scene(rng: np.random.Generator, size: int = 128) -> Scene:
         size: Side of the image in pixels. Default: 128.
     """
     image = _background(rng, size)
-    labels: List[int] = []
-    masks: List[np.ndarray] = []
-    pixels: List[int] = []  # of each object before others hid it
+    labels: list[int] = []
+    masks: list[np.ndarray] = []
+    pixels: list[int] = []  # of each object before others hid it
     for _ in range(_object_count(rng)):
         label, window, alpha, colors = _object(rng, size)
         mask = np.zeros((size, size), bool)
         mask[window] = alpha > 0.5
         shown = [old & ~mask for old in masks]
-        if mask.sum() < _MIN_PIXELS or any(left.sum() < max(_MIN_PIXELS, _MIN_VISIBLE * whole)
-                                           for left, whole in zip(shown, pixels)):
+        if mask.sum() < _MIN_PIXELS or any(
+            left.sum() < max(_MIN_PIXELS, _MIN_VISIBLE * whole) for left, whole in zip(shown, pixels, strict=False)
+        ):
             continue
         image[window] += (colors - image[window]) * alpha[..., None]
         labels.append(label)
@@ -63,15 +65,13 @@ def draw_scene(rng: np.random.Generator, size: int = 128) -> Scene:
         masks = [*shown, mask]
     image = image + rng.normal(0, 4, image.shape)
     return Scene(
-        np.clip(np.rint(image), 0, 255).astype(np.uint8), np.array(labels, np.int64),
-        np.array(masks, bool).reshape(-1, size, size))
+        np.clip(np.rint(image), 0, 255).astype(np.uint8),
+        np.array(labels, np.int64),
+        np.array(masks, bool).reshape(-1, size, size),
+    )
 
 
-def write_shapes(root: Union[str, Path],
-                 train: int = 2000,
-                 val: int = 200,
-                 size: int = 128,
-                 seed: int = 0) -> Dict[str, int]:
+def write_shapes(root: str | Path, train: int = 2000, val: int = 200, size: int = 128, seed: int = 0) -> dict[str, int]:
     """Write the data set: PNG images, COCO instance annotations, and semantic maps of the same images.
 
     Files are ``images/{train,val}/*.png``, ``annotations/instances_{train,val}.json`` and
@@ -110,14 +110,16 @@ def write_shapes(root: Union[str, Path],
             Image.fromarray(scene.image).save(folders[0] / name)
             Image.fromarray(scene.semantic).save(folders[1] / name)
             images.append(dict(id=index, file_name=name, width=size, height=size))
-            for label, mask in zip(scene.labels.tolist(), scene.masks):
-                annotations.append(dict(id=len(annotations) + 1, image_id=index, category_id=label + 1, iscrowd=0,
-                                        **_coco_mask(mask)))
+            for label, mask in zip(scene.labels.tolist(), scene.masks, strict=False):
+                annotations.append(
+                    dict(id=len(annotations) + 1, image_id=index, category_id=label + 1, iscrowd=0, **_coco_mask(mask))
+                )
         content = dict(
             info=dict(description='mmacmix shapes', seed=seed),
             categories=[dict(id=index, name=name) for index, name in enumerate(CLASSES, 1)],
             images=images,
-            annotations=annotations)
+            annotations=annotations,
+        )
         (root / 'annotations' / f'instances_{split}.json').write_text(json.dumps(content))
         objects[split] = len(annotations)
     return objects
@@ -154,7 +156,7 @@ def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray
     return rows[:, cell] * (1 - part) + rows[:, cell + 1] * part
 
 
-def _object(rng: np.random.Generator, size: int) -> Tuple[int, Tuple[slice, slice], np.ndarray, np.ndarray]:
+def _object(rng: np.random.Generator, size: int) -> tuple[int, tuple[slice, slice], np.ndarray, np.ndarray]:
     """An object's label, the part of the image it lies in, and there its coverage from 0 to 1 and its colours."""
     label = int(rng.integers(len(CLASSES)))
     shape, texture = SHAPES[label // len(TEXTURES)], TEXTURES[label % len(TEXTURES)]

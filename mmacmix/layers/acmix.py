@@ -1,6 +1,6 @@
 """ACmix: self-attention and convolution in one layer (arXiv 2111.14556)."""
 
-from typing import Optional, Sequence, Union
+from collections.abc import Sequence
 
 import torch
 from mmengine.model import BaseModule
@@ -44,28 +44,34 @@ class ACmix(BaseModule):
     transposed = False  # what mmcv's ConvModule asks a convolution
     output_padding = 0
 
-    def __init__(self,
-                 in_channels: int,
-                 out_channels: int,
-                 kernel_size: Union[int, Sequence[int]] = 3,
-                 stride: Union[int, Sequence[int]] = 1,
-                 padding: Union[int, Sequence[int], None] = None,
-                 dilation: Union[int, Sequence[int]] = 1,
-                 groups: int = 1,
-                 bias: bool = False,
-                 num_heads: int = 4,
-                 attention_kernel_size: int = 7,
-                 backend: str = 'auto',
-                 init_cfg: Optional[dict] = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int] = 3,
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | None = None,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = False,
+        num_heads: int = 4,
+        attention_kernel_size: int = 7,
+        backend: str = 'auto',
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(init_cfg)
-        kernel_size, stride, dilation = (_square(name, value) for name, value in (
-            ('kernel_size', kernel_size), ('stride', stride), ('dilation', dilation)))
+        kernel_size, stride, dilation = (
+            _square(name, value)
+            for name, value in (('kernel_size', kernel_size), ('stride', stride), ('dilation', dilation))
+        )
         check_window(kernel_size, stride, dilation)
         check_window(attention_kernel_size, name='attention_kernel_size')
         same = kernel_size // 2 * dilation
         if padding is not None and _square('padding', padding) != same:
-            raise ValueError(f'ACmix keeps the size of its input: with kernel_size {kernel_size} and dilation {dilation} '
-                             f'padding must be {same}, got {padding}')
+            raise ValueError(
+                f'ACmix keeps the size of its input: with kernel_size {kernel_size} and dilation {dilation} '
+                f'padding must be {same}, got {padding}'
+            )
         if groups != 1:
             raise ValueError(f'ACmix has no groups: groups must be 1, got {groups}')
         for name, number in (('in_channels', in_channels), ('out_channels', out_channels), ('num_heads', num_heads)):
@@ -74,7 +80,7 @@ class ACmix(BaseModule):
         if out_channels % num_heads:
             raise ValueError(f'out_channels must be a multiple of num_heads, got {out_channels} and {num_heads}')
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size, self.stride, self.dilation = (kernel_size, ) * 2, (stride, ) * 2, (dilation, ) * 2
+        self.kernel_size, self.stride, self.dilation = (kernel_size,) * 2, (stride,) * 2, (dilation,) * 2
         self.padding = (same, same)
         self.num_heads, self.attention_kernel_size, self.backend = num_heads, attention_kernel_size, backend
 
@@ -84,25 +90,31 @@ class ACmix(BaseModule):
         self.value = nn.Conv2d(in_channels, out_channels, 1)
         self.position = nn.Conv2d(2, head_dim, 1)
         self.shift_conv = ShiftConv(num_heads, head_dim, kernel_size, stride, dilation)
-        self.attention_rate = nn.Parameter(torch.full((1, ), 0.5))
-        self.conv_rate = nn.Parameter(torch.full((1, ), 0.5))
+        self.attention_rate = nn.Parameter(torch.full((1,), 0.5))
+        self.conv_rate = nn.Parameter(torch.full((1,), 0.5))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, ceil(H / stride), ceil(W / stride))``."""
-        # Both paths read whole pixels. A network stays in this memory format from its first ACmix on.
+        # Both paths read whole pixels. Behind, other people's operators may take NCHW memory for granted (mmcv's
+        # RoIAlign reads a channels_last map as if it were NCHW), so the output gets the input's format back.
+        memory_format = torch.contiguous_format if x.is_contiguous() else torch.channels_last
         x = x.contiguous(memory_format=torch.channels_last)
         out = self.attention_rate * self._attention(x) + self.conv_rate * self._convolution(x)
-        return out if self.bias is None else out + self.bias.view(-1, 1, 1)
+        if self.bias is not None:
+            out = out + self.bias.view(-1, 1, 1)
+        return out.contiguous(memory_format=memory_format)
 
     def _attention(self, x: Tensor) -> Tensor:
-        query, key, value = (project(x).unflatten(1, (self.num_heads, -1))
-                             for project in (self.query, self.key, self.value))
+        query, key, value = (
+            project(x).unflatten(1, (self.num_heads, -1)) for project in (self.query, self.key, self.value)
+        )
         # The logits are query_i . (key_j + position_i - position_j); position_i is the same for all j of a window
         # and the softmax cancels it (the bias of the position convolution goes the same way).
         key = key - self.position(_coordinates(x))[:, None]
-        out = neighborhood_attention(query, key, value, self.attention_kernel_size, self.stride[0], self.dilation[0],
-                                     self.backend)
+        out = neighborhood_attention(
+            query, key, value, self.attention_kernel_size, self.stride[0], self.dilation[0], self.backend
+        )
         return out.flatten(1, 2)  # channel h * head_dim + d
 
     def _convolution(self, x: Tensor) -> Tensor:
@@ -113,9 +125,11 @@ class ACmix(BaseModule):
         return self.shift_conv(x, weight, bias)
 
     def extra_repr(self) -> str:
-        return (f'{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, '
-                f'dilation={self.dilation}, num_heads={self.num_heads}, '
-                f'attention_kernel_size={self.attention_kernel_size}')
+        return (
+            f'{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, '
+            f'dilation={self.dilation}, num_heads={self.num_heads}, '
+            f'attention_kernel_size={self.attention_kernel_size}'
+        )
 
 
 def _coordinates(x: Tensor) -> Tensor:
@@ -125,7 +139,7 @@ def _coordinates(x: Tensor) -> Tensor:
     return torch.stack((xs.expand(height, width), ys[:, None].expand(height, width)))[None]
 
 
-def _square(name: str, value: Union[int, Sequence[int]]) -> int:
+def _square(name: str, value: int | Sequence[int]) -> int:
     """The one number of an int or of a pair of equal ints."""
     if isinstance(value, int):
         return value

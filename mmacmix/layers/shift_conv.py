@@ -1,7 +1,5 @@
 """The weights of ACmix's convolution path."""
 
-from typing import Optional
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,11 +24,11 @@ class ShiftConv(nn.Module):
     def __init__(self, num_heads: int, head_dim: int, kernel_size: int = 3, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
         self.stride, self.dilation = stride, dilation
-        bound = (3 * num_heads)**-0.5  # as nn.Conv2d starts a layer of 3 * num_heads inputs
+        bound = (3 * num_heads) ** -0.5  # as nn.Conv2d starts a layer of 3 * num_heads inputs
         self.mixing = nn.Parameter(nn.init.uniform_(torch.empty(kernel_size**2, 3 * num_heads), -bound, bound))
         self.weight = nn.Parameter(shift_kernels(num_heads * head_dim, kernel_size))
 
-    def forward(self, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Apply the path.
 
         Args:

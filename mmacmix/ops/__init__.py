@@ -2,6 +2,10 @@ from .neighborhood_attention import available_backends, check_window, neighborho
 from .shift_conv import feature_projection, shift_conv, shift_kernels
 
 __all__ = [
-    'available_backends', 'check_window', 'feature_projection', 'neighborhood_attention', 'shift_conv',
-    'shift_kernels'
+    'available_backends',
+    'check_window',
+    'feature_projection',
+    'neighborhood_attention',
+    'shift_conv',
+    'shift_kernels',
 ]

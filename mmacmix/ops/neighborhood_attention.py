@@ -1,19 +1,19 @@
 """The public function of the attention path and its choice of backend."""
 
-from typing import Callable, Dict, Tuple, Union
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from . import blocked, reference
 
-_BACKENDS: Dict[str, Callable] = {
+_BACKENDS: dict[str, Callable] = {
     'blocked': blocked.neighborhood_attention,
     'reference': reference.neighborhood_attention,
 }
 
 
-def available_backends(device: Union[str, torch.device] = 'cpu') -> Tuple[str, ...]:
+def available_backends(device: str | torch.device = 'cpu') -> tuple[str, ...]:
     """Names of the backends that run on a device, fastest first.
 
     Args:
@@ -23,13 +23,15 @@ def available_backends(device: Union[str, torch.device] = 'cpu') -> Tuple[str, .
     return tuple(_BACKENDS)
 
 
-def neighborhood_attention(query: Tensor,
-                           key: Tensor,
-                           value: Tensor,
-                           kernel_size: int = 7,
-                           stride: int = 1,
-                           dilation: int = 1,
-                           backend: str = 'auto') -> Tensor:
+def neighborhood_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    kernel_size: int = 7,
+    stride: int = 1,
+    dilation: int = 1,
+    backend: str = 'auto',
+) -> Tensor:
     """Multi-head attention of each query to the ``kernel_size`` x ``kernel_size`` keys around it.
 
     The attention path of ACmix (arXiv 2111.14556, section 3.2, equations 6 to 9): for the query at pixel i,
@@ -66,15 +68,21 @@ def neighborhood_attention(query: Tensor,
 def _check(query: Tensor, key: Tensor, value: Tensor, kernel_size: int, stride: int, dilation: int) -> None:
     check_window(kernel_size, stride, dilation)
     if not (query.dtype == key.dtype == value.dtype and query.is_floating_point()):
-        raise TypeError('query, key and value must share one floating-point dtype, got '
-                        f'{query.dtype}, {key.dtype} and {value.dtype}')
+        raise TypeError(
+            'query, key and value must share one floating-point dtype, got '
+            f'{query.dtype}, {key.dtype} and {value.dtype}'
+        )
     if not (query.dim() == key.dim() == 5 and min(key.shape) > 0):
-        raise ValueError('query, key and value must be non-empty and of shape (B, heads, head_dim, H, W), got '
-                         f'{tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}')
+        raise ValueError(
+            'query, key and value must be non-empty and of shape (B, heads, head_dim, H, W), got '
+            f'{tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}'
+        )
     wanted = (*key.shape[:3], *(-(-side // stride) for side in key.shape[3:]))
     if key.shape != value.shape or tuple(query.shape) != wanted:
-        raise ValueError(f'with stride {stride} and a key of shape {tuple(key.shape)}, value must have the same shape '
-                         f'and query {wanted}, got {tuple(value.shape)} and {tuple(query.shape)}')
+        raise ValueError(
+            f'with stride {stride} and a key of shape {tuple(key.shape)}, value must have the same shape '
+            f'and query {wanted}, got {tuple(value.shape)} and {tuple(query.shape)}'
+        )
 
 
 def check_window(kernel_size: int, stride: int = 1, dilation: int = 1, name: str = 'kernel_size') -> None:

@@ -6,15 +6,16 @@ from torch import Tensor
 from .borders import reflect, window_positions
 
 
-def neighborhood_attention(query: Tensor, key: Tensor, value: Tensor, kernel_size: int, stride: int,
-                           dilation: int) -> Tensor:
+def neighborhood_attention(
+    query: Tensor, key: Tensor, value: Tensor, kernel_size: int, stride: int, dilation: int
+) -> Tensor:
     """Copies every query's window out of the key and value maps; memory grows with ``kernel_size ** 2``."""
     keys = _windows(key, query, kernel_size, stride, dilation)
     values = _windows(value, query, kernel_size, stride, dilation)
-    logits = torch.einsum('bndyx,bndyixj->bnyxij', query, keys) * query.shape[2]**-0.5
-    # float16 and bfloat16 are too coarse for a sum of exponentials.
-    precise = torch.promote_types(logits.dtype, torch.float32)
-    weights = logits.flatten(-2).softmax(-1, dtype=precise).to(logits.dtype).view_as(logits)
+    # float16 and bfloat16 are too coarse for a sum of exponentials, and float16 overflows before it.
+    precise = torch.promote_types(query.dtype, torch.float32)
+    logits = torch.einsum('bndyx,bndyixj->bnyxij', query.to(precise), keys.to(precise)) * query.shape[2] ** -0.5
+    weights = logits.flatten(-2).softmax(-1).view_as(logits).to(values.dtype)
     return torch.einsum('bnyxij,bndyixj->bndyx', weights, values)
 
 

@@ -6,8 +6,6 @@ equations 3 to 5). ACmix reuses the projections of the attention path instead of
 features, and a group convolution whose kernels start as the k^2 shifts moves and sums them (section 4.2, figure 3).
 """
 
-from typing import Optional, Tuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,8 +17,9 @@ def shift_kernels(channels: int, kernel_size: int) -> Tensor:
     return torch.eye(taps).view(1, taps, kernel_size, kernel_size).repeat(channels, 1, 1, 1)
 
 
-def feature_projection(weight: Tensor, bias: Optional[Tensor], mixing: Tensor,
-                       mixing_bias: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
+def feature_projection(
+    weight: Tensor, bias: Tensor | None, mixing: Tensor, mixing_bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Merge the fully connected layer into the projections: from the input to the features in one 1x1 convolution.
 
     Exact: both are linear, and the zero padding comes behind them. It spares a permuted copy of query, key and value.
@@ -57,5 +56,11 @@ def shift_conv(features: Tensor, kernels: Tensor, stride: int = 1, dilation: int
         ``(B, head_dim * heads, ceil(H / stride), ceil(W / stride))``; channel ``d * heads + h``.
     """
     taps, kernel_size = kernels.shape[1:3]
-    return F.conv2d(features, kernels, stride=stride, padding=kernel_size // 2 * dilation, dilation=dilation,
-                    groups=features.shape[1] // taps)
+    return F.conv2d(
+        features,
+        kernels,
+        stride=stride,
+        padding=kernel_size // 2 * dilation,
+        dilation=dilation,
+        groups=features.shape[1] // taps,
+    )

@@ -1,6 +1,0 @@
-# What learns without weight decay: the rates that weigh ACmix's two paths, normalisation layers, position terms.
-optim_wrapper = dict(
-    paramwise_cfg=dict(
-        norm_decay_mult=0.0,
-        custom_keys=dict(
-            attention_rate=dict(decay_mult=0.0), conv_rate=dict(decay_mult=0.0), position=dict(decay_mult=0.0))))

@@ -1,0 +1,76 @@
+"""Pictures of what a model sees: input, ground truth and prediction side by side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.structures import BaseDataElement, InstanceData
+from mmengine.visualization import Visualizer
+
+_SIDE = 400  # pixels of a panel's longer side
+_GAP = 6
+
+
+def draw_gallery(
+    samples: Sequence[BaseDataElement],
+    visualizer: Visualizer,
+    path: str | Path,
+    columns: int = 2,
+    score_thr: float = 0.3,
+) -> None:
+    """Draw samples into one PNG, each as input, ground truth and prediction.
+
+    Args:
+        samples: What a detector returned in an evaluation: ``img_path``, ``gt_instances`` and ``pred_instances``, the
+            latter two in pixels of the original image.
+        visualizer: The host library's own, which knows how to draw such a sample, with its ``dataset_meta``.
+        path: The PNG to write.
+        columns: Samples side by side. Default: 2.
+        score_thr: Predicted objects with lower scores are left out. Default: 0.3.
+    """
+    artist = type(visualizer)()  # one that keeps no copies of what it draws
+    artist.dataset_meta = visualizer.dataset_meta
+    panels = []
+    for sample in samples:
+        image = mmcv.imread(sample.img_path, channel_order='rgb')
+        factor = _SIDE / max(image.shape[:2])
+        height, width = (round(side * factor) for side in image.shape[:2])
+        image = mmcv.imresize(image, (width, height), interpolation='bilinear' if factor < 1 else 'nearest')
+        sample = sample.clone()
+        for name in ('gt_instances', 'pred_instances'):
+            setattr(sample, name, _resize(sample.get(name), factor, (height, width)))
+        row = [image]
+        for truth in (True, False):
+            artist.add_datasample('', image, sample, draw_gt=truth, draw_pred=not truth, pred_score_thr=score_thr)
+            row.append(artist.get_image())
+        panels.append(_join(row, 1, _GAP))
+    rows = [_join(panels[first : first + columns], 1, 4 * _GAP) for first in range(0, len(panels), columns)]
+    mmcv.imwrite(mmcv.rgb2bgr(_join(rows, 0, _GAP)), str(path))
+
+
+def _resize(instances: InstanceData, factor: float, size: Sequence[int]) -> InstanceData:
+    """The same objects on a resized image."""
+    instances = instances.clone().cpu()
+    boxes = instances.bboxes
+    instances.bboxes = getattr(boxes, 'tensor', boxes) * factor
+    if 'masks' in instances:
+        masks = instances.masks
+        masks = masks.to_tensor(torch.uint8, 'cpu') if hasattr(masks, 'to_tensor') else torch.as_tensor(masks)
+        masks = F.interpolate(masks[None].to(torch.uint8), size=tuple(size), mode='nearest')[0]
+        instances.masks = masks.bool()
+    return instances
+
+
+def _join(images: list[np.ndarray], axis: int, gap: int) -> np.ndarray:
+    """Images side by side (axis 1) or below each other (axis 0) on white, with gaps."""
+    longest = max(image.shape[1 - axis] for image in images)
+    padded = []
+    for image in images:
+        pad = [(0, 0), (0, 0), (0, 0)]
+        pad[axis] = (0, gap)
+        pad[1 - axis] = (0, longest - image.shape[1 - axis])
+        padded.append(np.pad(image, pad, constant_values=255))
+    return np.concatenate(padded, axis)

@@ -1,0 +1,54 @@
+"""Leaves the results of an evaluation where the user looks for them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from .gallery import draw_gallery
+
+
+class ResultsHook(Hook):
+    """After every evaluation: a table and a gallery in the work directory.
+
+    ``results.md`` and ``results.json`` hold the metrics, ``gallery.png`` the first images: input, ground truth,
+    prediction.
+
+    Args:
+        images: Images in the gallery. Default: 12.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self, images: int = 12) -> None:
+        self.images = images
+        self._samples: list = []
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        self._samples = []
+
+    def after_val_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: Sequence | None = None
+    ) -> None:
+        self._samples += (outputs or [])[: self.images - len(self._samples)]
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        if not is_main_process():
+            return
+        folder = Path(runner.work_dir)
+        if metrics:
+            (folder / 'results.json').write_text(json.dumps(metrics, indent=1))
+            (folder / 'results.md').write_text(_table(metrics))
+        if self._samples:
+            draw_gallery(self._samples, runner.visualizer, folder / 'gallery.png')
+        runner.logger.info(f'Results and gallery are in {folder}')
+
+    before_test_epoch, after_test_iter, after_test_epoch = before_val_epoch, after_val_iter, after_val_epoch
+
+
+def _table(metrics: dict[str, float]) -> str:
+    rows = [f'| {name} | {value:.3f} |' for name, value in metrics.items()]
+    return '\n'.join(['| metric | value |', '| --- | --- |', *rows, ''])

@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmacmix.ops import feature_projection, shift_conv, shift_kernels
+
+
+def shift_and_sum(features, kernel_size, stride, dilation):
+    """The sum of the features, each moved to where its tap looks; zeros come in at the borders."""
+    batch, _, height, width = features.shape
+    taps = kernel_size**2
+    reach = kernel_size // 2 * dilation
+    out = 0
+    padded = np.pad(features.reshape(batch, -1, taps, height, width), [(0, 0)] * 3 + [(reach, reach)] * 2)
+    for t in range(taps):
+        y, x = (t // kernel_size) * dilation, (t % kernel_size) * dilation
+        out = out + padded[:, :, t, y:y + height:stride, x:x + width:stride]
+    return out
+
+
+@pytest.mark.parametrize('kernel_size, stride, dilation', [(3, 1, 1), (3, 2, 1), (1, 1, 1), (5, 2, 1), (3, 1, 2)])
+def test_shift_kernels_shift_and_sum(kernel_size, stride, dilation):
+    features = np.random.default_rng(0).standard_normal((2, 4 * kernel_size**2, 7, 10))
+    kernels = shift_kernels(4, kernel_size).double()
+    out = shift_conv(torch.from_numpy(features), kernels, stride, dilation)
+    np.testing.assert_allclose(out.numpy(), shift_and_sum(features, kernel_size, stride, dilation), atol=1e-12)
+
+
+@pytest.mark.parametrize('heads', [1, 4, 6])
+@pytest.mark.parametrize('with_bias', [True, False])
+def test_merged_projection_equals_projection_then_mixing(heads, with_bias):
+    rng = np.random.default_rng(1)
+    head_dim, in_channels = 3, 5
+    draw = lambda *shape: torch.from_numpy(rng.standard_normal(shape))  # noqa: E731
+    weight, mixing, x = draw(3 * heads * head_dim, in_channels), draw(9, 3 * heads), draw(2, in_channels, 4, 6)
+    bias, mixing_bias = (draw(3 * heads * head_dim), draw(9)) if with_bias else (None, None)
+    # As published: project, gather the values of one head_dim index, mix them.
+    projected = F.conv2d(x, weight[..., None, None], bias).view(2, 3 * heads, head_dim, 4, 6)
+    expected = torch.einsum('ti,bidyx->bdtyx', mixing, projected)
+    expected = expected + (mixing_bias[:, None, None] if with_bias else 0)
+    merged, shift = feature_projection(weight, bias, mixing, mixing_bias)
+    actual = F.conv2d(x, merged[..., None, None], shift)
+    torch.testing.assert_close(actual, expected.flatten(1, 2), rtol=0, atol=1e-12)

@@ -1,0 +1,83 @@
+#!/usr/bin/env python
+"""Evaluate a checkpoint of a detector or a segmentor.
+
+python tools/test.py configs/maskrcnn_acmix.py work_dirs/maskrcnn_acmix/epoch_12.pth
+"""
+
+from argparse import ArgumentParser
+from copy import deepcopy
+
+from mmengine.config import Config, ConfigDict
+
+from mmacmix.running import UserError, add_common_arguments, build_runner, check_checkpoint, load_config, run
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(description='Evaluate a checkpoint of a detector or a segmentor.')
+    add_common_arguments(parser)
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument(
+        '--out', help='where to write the predictions: a .pkl file (detection) or a folder of PNG maps (segmentation)'
+    )
+    parser.add_argument('--show', action='store_true', help='show the predictions in a window')
+    parser.add_argument('--show-dir', help='folder, under the work directory, for pictures of the predictions')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show shows a picture; default: 2')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    args = parser.parse_args(argv)
+
+    cfg = load_config(args)
+    segmentation = cfg.get('default_scope') == 'mmseg'
+    if args.show or args.show_dir:
+        _draw(cfg, args.show, args.show_dir, args.wait_time)
+    if args.out:
+        _write_predictions(cfg, args.out, segmentation)
+    runner_cfg = deepcopy(cfg)
+    if args.tta:
+        _augment(runner_cfg, segmentation)
+    runner = build_runner(runner_cfg, ['test_dataloader'])
+    check_checkpoint(args.checkpoint, runner.model.module if args.tta else runner.model)
+    runner.load_checkpoint(args.checkpoint)
+    runner.test()
+
+
+def _draw(cfg: Config, show: bool, folder: str | None, seconds: float) -> None:
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise UserError('--show and --show-dir need default_hooks.visualization, which the config does not set')
+    hook.update(draw=True, show=show, wait_time=seconds)
+    if folder:
+        hook.test_out_dir = folder
+
+
+def _write_predictions(cfg: Config, out: str, segmentation: bool) -> None:
+    if segmentation:
+        cfg.test_evaluator.update(output_dir=out, keep_results=True)
+        return
+    if not out.endswith(('.pkl', '.pickle')):
+        raise UserError(f'--out takes a .pkl file for a detector, got {out}')
+    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    cfg.test_evaluator = [*evaluators, dict(type='DumpDetResults', out_file_path=out)]
+
+
+def _augment(cfg: Config, segmentation: bool) -> None:
+    """The config's own tta_model and tta_pipeline; a detector without them gets a horizontal flip."""
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    if not segmentation:
+        cfg.setdefault(
+            'tta_model',
+            ConfigDict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
+        )
+        pack = deepcopy(dataset.pipeline[-1])
+        pack['meta_keys'] = (*pack.get('meta_keys', ()), 'flip', 'flip_direction')
+        flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
+        cfg.setdefault('tta_pipeline', [*dataset.pipeline[:-1], dict(type='TestTimeAug', transforms=[flips, [pack]])])
+    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+        raise UserError('--tta needs tta_model and tta_pipeline, which the config does not set')
+    dataset.pipeline = cfg.tta_pipeline
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+if __name__ == '__main__':
+    run(main)

@@ -1,0 +1,52 @@
+#!/usr/bin/env python
+"""Train a detector or a segmentor.
+
+python tools/train.py configs/maskrcnn_acmix.py
+tools/dist_train.sh configs/maskrcnn_acmix.py 8
+"""
+
+from argparse import ArgumentParser
+
+import torch
+
+from mmacmix.running import UserError, add_common_arguments, build_runner, check_checkpoint, load_config, run
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(description='Train a detector or a segmentor.')
+    add_common_arguments(parser)
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision, on a GPU')
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true', help='scale the learning rate with the batch, from auto_scale_lr'
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CKPT',
+        help='go on from a checkpoint; without a name from the last one in the work directory',
+    )
+    args = parser.parse_args(argv)
+
+    cfg = load_config(args)
+    if args.amp:
+        if not torch.cuda.is_available():
+            raise UserError('--amp needs a GPU and torch sees none')
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.loss_scale = 'dynamic'
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise UserError(f'--auto-scale-lr needs auto_scale_lr.base_batch_size, which {args.config} does not set')
+        cfg.auto_scale_lr.enable = True
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+
+    runner = build_runner(cfg, ['train_dataloader', 'val_dataloader'])
+    if cfg.get('load_from'):
+        check_checkpoint(cfg.load_from, runner.model)
+    runner.train()
+
+
+if __name__ == '__main__':
+    run(main)
