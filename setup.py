@@ -1,3 +1,53 @@
-from setuptools import find_packages, setup
+"""Packaging. Configs and tools travel inside the package, under ``mmacmix/.mim``, where MIM looks for them."""
 
-setup(name='mmacmix', version='0.1.0', packages=find_packages(include=['mmacmix', 'mmacmix.*']))
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).parent
+
+
+class BuildWithMim(build_py):
+    """Copies configs, tools and the model index into the built package."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        target = Path(self.build_lib) / 'mmacmix' / '.mim'
+        shutil.rmtree(target, ignore_errors=True)
+        for name in ('configs', 'tools'):
+            shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns('__pycache__'))
+        shutil.copy(ROOT / 'model-index.yml', target)
+
+
+def version() -> str:
+    namespace: dict = {}
+    exec((ROOT / 'mmacmix' / 'version.py').read_text(), namespace)
+    return namespace['__version__']
+
+
+setup(
+    name='mmacmix',
+    version=version(),
+    description='ACmix, self-attention and convolution in one block, for detection and segmentation with OpenMMLab',
+    long_description=(ROOT / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    packages=find_packages(include=['mmacmix', 'mmacmix.*']),
+    python_requires='>=3.10',
+    # MMEngine and MMCV come under several distribution names (mmcv, mmcv-lite, onedl-mmcv): whoever installs this
+    # package has one already, and importing it says in a sentence what is missing.
+    install_requires=['torch>=2.0', 'numpy'],
+    extras_require={
+        'openmmlab': ['mmengine>=0.10.7', 'mmcv==2.1.0', 'mmdet==3.3.0', 'mmsegmentation==1.2.2', 'ftfy', 'regex'],
+        'onedl': [
+            'onedl-mmengine==0.10.12', 'onedl-mmcv==2.3.6', 'onedl-mmdetection==3.5.1', 'onedl-mmsegmentation==1.4.2',
+            'ftfy', 'regex'
+        ],
+    },
+    cmdclass={'build_py': BuildWithMim},
+    zip_safe=False,
+)

@@ -1,6 +1,7 @@
 """Is the stack usable? And loading checkpoints without running what is in them."""
 
 import os
+import pickle
 import warnings
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +20,7 @@ def check_environment() -> None:
     Raises:
         ImportError: One of them is missing or too old.
     """
-    for name, (oldest, untried) in _SUPPORTED.items():
+    for name, (oldest, untried) in _SUPPORTED.items():  # mmengine first
         try:
             version = import_module(name).__version__
         except ImportError as error:
@@ -41,24 +42,37 @@ def check_environment() -> None:
 def allow_only_data_in_checkpoints() -> None:
     """From now on ``torch.load`` runs no code in this process, whoever calls it, and still reads MMEngine's state.
 
-    A training checkpoint of MMEngine holds, beside tensors, its log buffers and NumPy numbers. torch 2.6 and later
-    refuse them unless they are named; older versions, and libraries that ask for it, would unpickle anything.
+    A training checkpoint of MMEngine holds, beside tensors, its log buffers and NumPy numbers, which ``torch.load``
+    refuses unless they are named.
+
+    Raises:
+        ImportError: torch is older than 2.6 and can't be told their names.
     """
+    if not hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'):  # came with names for safe globals
+        raise ImportError(f'reading checkpoints without running their code needs torch 2.6, found {torch.__version__}')
     # Read by torch.load: overrides weights_only=False wherever it is asked for.
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
     os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
-    if hasattr(torch.serialization, 'add_safe_globals'):
-        torch.serialization.add_safe_globals(_training_state_types())
+    torch.serialization.add_safe_globals(_training_state_types())
 
 
 def _training_state_types() -> list[Any]:
-    from mmengine.logging.history_buffer import HistoryBuffer
+    from mmengine.logging import HistoryBuffer
 
     dtypes = {type(np.dtype(name)) for name in ('bool', 'int32', 'int64', 'uint8', 'float16', 'float32', 'float64')}
     # NumPy's own unpickling functions. They moved between versions 1 and 2, and files of either name them.
     functions = [function.__reduce__()[0] for function in (np.zeros(1), np.float64(0))]
     named = [(f, f'numpy.{core}.multiarray.{f.__name__}') for f in functions for core in ('core', '_core')]
-    return [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *named]
+    return [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *named, (_statistics_method, 'builtins.getattr')]
+
+
+def _statistics_method(owner: type, name: str) -> Any:
+    """What a log buffer needs of ``getattr``, and no more: its own statistics."""
+    from mmengine.logging import HistoryBuffer
+
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
+        raise pickle.UnpicklingError(f'Unsupported global: attribute {name!r} of {owner!r}')
+    return getattr(owner, name)
 
 
 def load_checkpoint(path: str | Path) -> Any:

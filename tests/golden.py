@@ -27,8 +27,12 @@ def load(name: str) -> Case:
     arguments = _CASES[name]
     state_dict = {key: torch.from_numpy(_value(key, shape)) for key, shape in arguments['state_dict'].items()}
     with np.load(FOLDER / f'{name}.npz') as results:
-        return Case(arguments, draw(f'{name}.x', arguments['x']), state_dict,
-                    {key: torch.from_numpy(results[key]) for key in results})
+        return Case(
+            arguments,
+            draw(f'{name}.x', arguments['x']),
+            state_dict,
+            {key: torch.from_numpy(results[key]) for key in results},
+        )
 
 
 def draw(name: str, shape) -> torch.Tensor:

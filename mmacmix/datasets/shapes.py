@@ -1,7 +1,7 @@
 """A generated data set of textured shapes: small enough to train on a CPU, hard enough to need a detector.
 
 A class is a shape *and* a texture, so neither an outline nor a patch is enough to tell it; colours mean nothing.
-Objects hide each other, are 12 to 80 pixels wide, and images hold none, a few or a crowd of them, on a background
+Objects hide each other, are 16 to 80 pixels wide, and images hold none, a few or a crowd of them, on a background
 with a texture of its own.
 """
 
@@ -20,7 +20,7 @@ SEMANTIC_PALETTE = ((90, 90, 90), *PALETTE)
 
 _MIN_VISIBLE = 0.3  # of an object's pixels; what would hide more of it is not drawn at all
 _MIN_PIXELS = 60
-_RADIUS = (6.0, 40.0)  # pixels
+_RADIUS = (8.0, 40.0)  # pixels
 
 
 class Scene(NamedTuple):
@@ -142,7 +142,7 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     ys, xs = np.mgrid[:size, :size]
     angle, period = rng.uniform(0, np.pi), rng.uniform(5, 20)
     grating = np.sin((xs * np.cos(angle) + ys * np.sin(angle)) * 2 * np.pi / period)
-    return low + (high - low) * mix[..., None] + rng.uniform(0, 14) * grating[..., None]
+    return low + (high - low) * mix[..., None] + rng.uniform(0, 8) * grating[..., None]
 
 
 def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
@@ -168,14 +168,14 @@ def _object(rng: np.random.Generator, size: int) -> tuple[int, tuple[slice, slic
     ys, xs = np.mgrid[y, x] + 0.5 - center[::-1, None, None]
     us, vs = xs * np.cos(angle) + ys * np.sin(angle), ys * np.cos(angle) - xs * np.sin(angle)
     distance = _distance_to_edge(shape, us, vs, radius)
-    period = rng.uniform(4, 6) + radius / 12
+    period = rng.uniform(5, 7) + radius / 12
     tilt = rng.uniform(0, np.pi)
     ws, ts = us * np.cos(tilt) + vs * np.sin(tilt), vs * np.cos(tilt) - us * np.sin(tilt)
     wave = np.sin(ws * 2 * np.pi / period)
     if texture == 'dotted':
         wave = 2 * np.maximum(wave * np.sin(ts * 2 * np.pi / period), 0) - 0.5
     ground = rng.uniform(20, 235, 3)
-    pattern = np.where(ground > 128, ground - rng.uniform(70, 130, 3), ground + rng.uniform(70, 130, 3))
+    pattern = np.where(ground > 128, ground - rng.uniform(80, 140, 3), ground + rng.uniform(80, 140, 3))
     mix = np.clip(0.5 + 2 * wave, 0, 1)[..., None]
     return label, (y, x), np.clip(0.5 - distance, 0, 1), ground + (pattern - ground) * mix
 

@@ -23,7 +23,7 @@ def test_equals_the_published_network():
     with torch.no_grad():
         maps = network(case.x.float())
     for stage, stage_map in enumerate(maps):
-        thinned = stage_map[:, ::case.arguments['channel_stride']]
+        thinned = stage_map[:, :: case.arguments['channel_stride']]
         assert golden.relative_error(thinned, case.results[f'stage{stage}']) <= 1e-5, stage
     pooled = maps[-1].mean((2, 3)).double()
     logits = nn.functional.linear(pooled, case.state_dict['fc.weight'], case.state_dict['fc.bias'])
@@ -43,7 +43,8 @@ def test_depth_101_has_its_blocks():
 def test_any_size(height, width):
     maps = small().eval()(torch.rand(2, 3, height, width))
     assert [m.shape for m in maps] == [
-        (2, 32 * 2**stage, math.ceil(height / 2**(stage + 2)), math.ceil(width / 2**(stage + 2))) for stage in range(4)
+        (2, 32 * 2**stage, math.ceil(height / 2 ** (stage + 2)), math.ceil(width / 2 ** (stage + 2)))
+        for stage in range(4)
     ]
 
 
@@ -80,7 +81,7 @@ def test_plain_stages_equal_the_hosts_resnet():
     from mmdet.models.backbones import ResNet
 
     plain = ResNet(50, base_channels=8, norm_eval=False).double()
-    ours = small(depth=50, stage_with_acmix=(False, ) * 4, norm_eval=False).double()
+    ours = small(depth=50, stage_with_acmix=(False,) * 4, norm_eval=False).double()
     ours.load_state_dict(plain.state_dict())
     images = torch.rand(2, 3, 64, 64, dtype=torch.float64)
     for expected, actual in zip(plain(images), ours(images), strict=True):
@@ -97,8 +98,10 @@ def test_acmix_arguments_reach_every_layer():
 @pytest.mark.parametrize('frozen', [-1, 0, 1, 4])
 def test_frozen_stages_do_not_train(frozen):
     network = small(frozen_stages=frozen, norm_eval=False).train()
-    trains = {name: any(p.requires_grad for p in getattr(network, name).parameters())
-              for name in ('conv1', 'layer1', 'layer2', 'layer3', 'layer4')}
+    trains = {
+        name: any(p.requires_grad for p in getattr(network, name).parameters())
+        for name in ('conv1', 'layer1', 'layer2', 'layer3', 'layer4')
+    }
     expected = {'conv1': frozen < 0, **{f'layer{stage}': frozen < stage for stage in (1, 2, 3, 4)}}
     assert trains == expected
     assert network.layer1.training == (frozen < 1)
@@ -135,11 +138,11 @@ def test_initialisation(zero_init):
     network = small(zero_init_residual=zero_init)
     network.init_weights()
     block = network.layer2[1]
-    assert torch.equal(block.bn3.weight, torch.full((64, ), 0. if zero_init else 1.))
+    assert torch.equal(block.bn3.weight, torch.full((64,), 0.0 if zero_init else 1.0))
     layer = block.conv2
     assert torch.equal(layer.shift_conv.weight, ACmix(16, 16).shift_conv.weight)
     assert layer.attention_rate == layer.conv_rate == 0.5
-    assert layer.query.weight.std().item() == pytest.approx((2 / 16)**0.5, rel=0.3)  # Kaiming, fan out
+    assert layer.query.weight.std().item() == pytest.approx((2 / 16) ** 0.5, rel=0.3)  # Kaiming, fan out
 
 
 def test_pretrained_init_cfg_loads_a_checkpoint(tmp_path):
@@ -161,7 +164,8 @@ def test_acmix_inside_the_hosts_own_resnet(host):
 
     resnet = importlib.import_module(f'{host}.models.backbones').ResNet
     network = resnet(
-        depth=50, base_channels=8, dcn=dict(type='ACmix', num_heads=2), stage_with_dcn=(False, True, True, True))
+        depth=50, base_channels=8, dcn=dict(type='ACmix', num_heads=2), stage_with_dcn=(False, True, True, True)
+    )
     network.init_weights()
     assert isinstance(network.layer2[0].conv2, ACmix) and isinstance(network.layer1[0].conv2, nn.Conv2d)
     assert torch.equal(network.layer2[0].conv2.shift_conv.weight, ACmix(16, 16).shift_conv.weight)
@@ -171,15 +175,18 @@ def test_acmix_inside_the_hosts_own_resnet(host):
     sum(m.sum() for m in maps).backward()
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (dict(depth=34), r'depth must be one of \(26, 38, 50, 101\), got 34'),
-    (dict(num_stages=5), 'num_stages must be 1 to 4, got 5'),
-    (dict(out_indices=(0, 4)), r'out_indices must name stages 0 to 3, got \(0, 4\)'),
-    (dict(out_indices=()), 'out_indices must name stages'),
-    (dict(strides=(1, 2)), r'strides must have an entry for each of 4 stages, got \(1, 2\)'),
-    (dict(frozen_stages=5), 'frozen_stages must be -1 to 4, got 5'),
-    (dict(acmix=dict(num_heads=3)), 'out_channels must be a multiple of num_heads, got 8 and 3'),
-])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(depth=34), r'depth must be one of \(26, 38, 50, 101\), got 34'),
+        (dict(num_stages=5), 'num_stages must be 1 to 4, got 5'),
+        (dict(out_indices=(0, 4)), r'out_indices must name stages 0 to 3, got \(0, 4\)'),
+        (dict(out_indices=()), 'out_indices must name stages'),
+        (dict(strides=(1, 2)), r'strides must have an entry for each of 4 stages, got \(1, 2\)'),
+        (dict(frozen_stages=5), 'frozen_stages must be -1 to 4, got 5'),
+        (dict(acmix=dict(num_heads=3)), 'out_channels must be a multiple of num_heads, got 8 and 3'),
+    ],
+)
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         small(**arguments)

@@ -29,8 +29,11 @@ def build(cfg):
 
 
 def test_the_families_are_there():
-    family = {f'mask_rcnn/mask-rcnn_acmix-r{depth}_fpn_{schedule}_coco.py'
-              for depth in (26, 50, 101) for schedule in ('1x', 'ms-3x')}
+    family = {
+        f'mask_rcnn/mask-rcnn_acmix-r{depth}_fpn_{schedule}_coco.py'
+        for depth in (26, 50, 101)
+        for schedule in ('1x', 'ms-3x')
+    }
     assert {'maskrcnn_acmix.py', 'shapes/mask-rcnn_acmix-r26_shapes.py', *family} <= set(CONFIGS)
 
 
@@ -48,7 +51,8 @@ def test_builds_the_backbone_that_its_name_says(name):
     assert isinstance(model.backbone, ACmixResNet)
     depth = 50 if name == 'maskrcnn_acmix.py' else int(name.split('acmix-r')[1].split('_')[0])
     assert [len(getattr(model.backbone, layer)) for layer in model.backbone.res_layers] == list(
-        ACmixResNet.arch_settings[depth])
+        ACmixResNet.arch_settings[depth]
+    )
     assert '3x' not in name or cfg.train_dataloader.dataset.times * cfg.train_cfg.max_epochs == 36
     assert model.neck.in_channels == [m.shape[1] for m in _maps(model.backbone)]
 
@@ -67,10 +71,15 @@ def test_rates_norms_and_positions_take_no_weight_decay(name):
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     free = {names[key] for key, decay in decays.items() if decay == 0}
     acmix = [f'{name}.' for name, module in model.named_modules() if isinstance(module, ACmix)]
-    wanted = {layer + leaf for layer in acmix
-              for leaf in ('attention_rate', 'conv_rate', 'position.weight', 'position.bias')}
-    norms = {f'{name}.{leaf}' for name, module in model.named_modules()
-             if isinstance(module, torch.nn.BatchNorm2d) for leaf in ('weight', 'bias')}
+    wanted = {
+        layer + leaf for layer in acmix for leaf in ('attention_rate', 'conv_rate', 'position.weight', 'position.bias')
+    }
+    norms = {
+        f'{name}.{leaf}'
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.BatchNorm2d)
+        for leaf in ('weight', 'bias')
+    }
     assert acmix and free == wanted | norms
 
 

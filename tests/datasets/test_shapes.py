@@ -17,8 +17,11 @@ def root(tmp_path_factory):
 
 
 def digest(folder):
-    return {str(path.relative_to(folder)): hashlib.md5(path.read_bytes()).hexdigest()
-            for path in sorted(folder.rglob('*')) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): hashlib.md5(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob('*'))
+        if path.is_file()
+    }
 
 
 def test_same_seed_same_files_and_another_seed_other_images(tmp_path):
@@ -76,11 +79,14 @@ def test_colours_do_not_tell_the_class():
     assert means.std(0).max() < 0.35 * colours.std(0).min()
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (dict(train=0), 'train must be an integer of at least 1, got 0'),
-    (dict(size=32), 'size must be an integer of at least 64, got 32'),
-    (dict(seed=-1), 'seed must be an integer of at least 0, got -1'),
-])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(train=0), 'train must be an integer of at least 1, got 0'),
+        (dict(size=32), 'size must be an integer of at least 64, got 32'),
+        (dict(seed=-1), 'seed must be an integer of at least 0, got -1'),
+    ],
+)
 def test_bad_arguments_write_nothing(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         write_shapes(tmp_path / 'shapes', **arguments)

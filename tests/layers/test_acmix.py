@@ -21,8 +21,14 @@ def test_equals_the_published_operator_with_all_gradients(name, backend):
     case = golden.load(name)
     a = case.arguments
     layer = ACmix(
-        a['in_channels'], a['out_channels'], a['kernel_conv'], a['stride'], num_heads=a['num_heads'],
-        attention_kernel_size=a['kernel_att'], backend=backend).double()
+        a['in_channels'],
+        a['out_channels'],
+        a['kernel_conv'],
+        a['stride'],
+        num_heads=a['num_heads'],
+        attention_kernel_size=a['kernel_att'],
+        backend=backend,
+    ).double()
     layer.load_state_dict(convert(case.state_dict, 'acmix'))
     x = case.x.requires_grad_()
     y = layer(x)
@@ -110,7 +116,7 @@ def test_bias_is_added_to_the_output():
     before = layer(x)
     with torch.no_grad():
         layer.bias.copy_(torch.arange(8))
-    torch.testing.assert_close(layer(x) - before, torch.arange(8.).view(1, 8, 1, 1).expand_as(before))
+    torch.testing.assert_close(layer(x) - before, torch.arange(8.0).view(1, 8, 1, 1).expand_as(before))
 
 
 def test_is_registered_once_under_its_name():
@@ -121,21 +127,30 @@ def test_is_registered_once_under_its_name():
 @pytest.mark.parametrize('kernel_size, stride', [(3, 1), (3, 2), (1, 1)])
 def test_conv_module_takes_it_as_conv_cfg(kernel_size, stride):
     module = ConvModule(
-        6, 8, kernel_size, stride=stride, padding=kernel_size // 2, conv_cfg=dict(type='ACmix'),
-        norm_cfg=dict(type='BN'))
+        6,
+        8,
+        kernel_size,
+        stride=stride,
+        padding=kernel_size // 2,
+        conv_cfg=dict(type='ACmix'),
+        norm_cfg=dict(type='BN'),
+    )
     assert module(torch.rand(2, 6, 9, 7)).shape == (2, 8, math.ceil(9 / stride), math.ceil(7 / stride))
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (dict(out_channels=10), 'out_channels must be a multiple of num_heads, got 10 and 4'),
-    (dict(attention_kernel_size=6), 'attention_kernel_size must be odd.*6'),
-    (dict(kernel_size=4), 'kernel_size must be odd.*4'),
-    (dict(kernel_size=(3, 5)), r'kernel_size must be one number or two equal ones, got \(3, 5\)'),
-    (dict(padding=0), 'padding must be 1, got 0'),
-    (dict(groups=2), 'groups must be 1, got 2'),
-    (dict(num_heads=0), 'num_heads must be a positive integer, got 0'),
-    (dict(stride=0), 'stride must be a positive integer, got 0'),
-])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(out_channels=10), 'out_channels must be a multiple of num_heads, got 10 and 4'),
+        (dict(attention_kernel_size=6), 'attention_kernel_size must be odd.*6'),
+        (dict(kernel_size=4), 'kernel_size must be odd.*4'),
+        (dict(kernel_size=(3, 5)), r'kernel_size must be one number or two equal ones, got \(3, 5\)'),
+        (dict(padding=0), 'padding must be 1, got 0'),
+        (dict(groups=2), 'groups must be 1, got 2'),
+        (dict(num_heads=0), 'num_heads must be a positive integer, got 0'),
+        (dict(stride=0), 'stride must be a positive integer, got 0'),
+    ],
+)
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         ACmix(**{'in_channels': 8, 'out_channels': 8, **arguments})

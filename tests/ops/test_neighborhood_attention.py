@@ -19,7 +19,9 @@ def attention_by_definition(query, key, value, kernel_size, stride, dilation):
     out = np.empty_like(query)
     span = slice(None, kernel_size * dilation, dilation)
     for b, n, y, x in np.ndindex(batch, heads, rows, columns):
-        window = [maps[b, n, :, y * stride:, x * stride:][:, span, span].reshape(channels, -1) for maps in (key, value)]
+        window = [
+            maps[b, n, :, y * stride :, x * stride :][:, span, span].reshape(channels, -1) for maps in (key, value)
+        ]
         logits = query[b, n, :, y, x] @ window[0] / math.sqrt(channels)
         weights = np.exp(logits - logits.max())
         out[b, n, :, y, x] = window[1] @ (weights / weights.sum())
@@ -106,7 +108,8 @@ def test_memory_format_of_the_input_does_not_matter(backend):
     maps = random_maps(np.random.default_rng(5), 9, 13, 1)
     strided = [m.permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2) for m in maps]
     torch.testing.assert_close(
-        neighborhood_attention(*strided, backend=backend), neighborhood_attention(*maps, backend=backend))
+        neighborhood_attention(*strided, backend=backend), neighborhood_attention(*maps, backend=backend)
+    )
 
 
 def test_backward_keeps_no_copies_of_windows():
@@ -117,14 +120,17 @@ def test_backward_keeps_no_copies_of_windows():
     assert sum(kept) <= 4 * maps[0].numel()  # query, key, value and output
 
 
-@pytest.mark.parametrize('change, message', [
-    (dict(kernel_size=6), 'kernel_size must be odd.*6'),
-    (dict(kernel_size=-1), 'kernel_size must be a positive integer.*-1'),
-    (dict(stride=0), 'stride must be a positive integer.*0'),
-    (dict(dilation=1.5), r'dilation must be a positive integer.*1\.5'),
-    (dict(stride=2), r'with stride 2.*query \(2, 2, 3, 4, 5\).*got.*\(2, 2, 3, 7, 9\)'),
-    (dict(backend='cuda'), "backend must be 'auto' or one of .*'cuda'"),
-])
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (dict(kernel_size=6), 'kernel_size must be odd.*6'),
+        (dict(kernel_size=-1), 'kernel_size must be a positive integer.*-1'),
+        (dict(stride=0), 'stride must be a positive integer.*0'),
+        (dict(dilation=1.5), r'dilation must be a positive integer.*1\.5'),
+        (dict(stride=2), r'with stride 2.*query \(2, 2, 3, 4, 5\).*got.*\(2, 2, 3, 7, 9\)'),
+        (dict(backend='cuda'), "backend must be 'auto' or one of .*'cuda'"),
+    ],
+)
 def test_bad_arguments_are_named(change, message):
     maps = random_maps(np.random.default_rng(7), 7, 9, 1)
     with pytest.raises(ValueError, match=message):

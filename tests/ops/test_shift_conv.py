@@ -15,7 +15,7 @@ def shift_and_sum(features, kernel_size, stride, dilation):
     padded = np.pad(features.reshape(batch, -1, taps, height, width), [(0, 0)] * 3 + [(reach, reach)] * 2)
     for t in range(taps):
         y, x = (t // kernel_size) * dilation, (t % kernel_size) * dilation
-        out = out + padded[:, :, t, y:y + height:stride, x:x + width:stride]
+        out = out + padded[:, :, t, y : y + height : stride, x : x + width : stride]
     return out
 
 

@@ -1,0 +1,132 @@
+"""The tools as a user starts them: real processes, real files, a tiny model on the generated data set."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mmacmix.datasets import write_shapes
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / 'configs' / 'shapes' / 'mask-rcnn_acmix-r26_shapes.py'
+TINY = [
+    'model.backbone.base_channels=8', 'model.neck.in_channels=[32,64,128,256]', 'train_cfg.max_iters=2',
+    'train_cfg.val_interval=2', 'train_dataloader.batch_size=1', 'train_dataloader.num_workers=0',
+    'train_dataloader.persistent_workers=False', 'val_dataloader.num_workers=0',
+    'val_dataloader.persistent_workers=False', 'test_dataloader.num_workers=0',
+    'test_dataloader.persistent_workers=False', 'default_hooks.checkpoint.interval=1',
+    'default_hooks.logger.interval=1'
+]
+
+
+def start(tool, *arguments, cwd, **environment):
+    command = [sys.executable, str(tool), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False,
+                          env={**os.environ, 'OMP_NUM_THREADS': '1', **environment})
+
+
+def succeed(*arguments, **keywords):
+    done = start(*arguments, **keywords)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    """A directory outside the checkout, with the data set and one finished training."""
+    folder = tmp_path_factory.mktemp('place')
+    write_shapes(folder / 'data' / 'shapes', train=6, val=3)
+    succeed(ROOT / 'tools' / 'train.py', CONFIG, '--work-dir', 'run', '--cfg-options', *TINY, cwd=folder)
+    return folder
+
+
+def test_training_leaves_checkpoint_table_and_gallery(place):
+    run = place / 'run'
+    assert (run / 'iter_2.pth').exists()
+    metrics = json.loads((run / 'results.json').read_text())
+    assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= set(metrics)
+    assert f'| coco/segm_mAP | {metrics["coco/segm_mAP"]:.3f} |' in (run / 'results.md').read_text()
+    gallery = np.array(Image.open(run / 'gallery.png'))
+    assert gallery.shape[0] > 2 * 400 and gallery.shape[1] > 6 * 400  # two rows of two samples, three panels each
+    panels = gallery[:400, :400].astype(int), gallery[:400, 406:806].astype(int)
+    assert abs(panels[0] - panels[1]).max() > 50  # something is drawn over the input
+
+
+def test_resume_goes_on_from_the_last_checkpoint(place):
+    shutil.copytree(place / 'run', place / 'resumed')
+    options = [option for option in TINY if 'max_iters' not in option]
+    done = succeed(ROOT / 'tools' / 'train.py', CONFIG, '--work-dir', 'resumed', '--resume', '--cfg-options', *options,
+                   'train_cfg.max_iters=3', cwd=place)
+    assert 'Iter(train) [3/3]' in done.stdout and 'Iter(train) [2/3]' not in done.stdout
+    assert (place / 'resumed' / 'iter_3.pth').exists()
+
+
+def test_two_processes_train_on_the_cpu(place):
+    done = subprocess.run(
+        [ROOT / 'tools' / 'dist_train.sh', CONFIG, '2', '--work-dir', 'two', '--cfg-options', *TINY], cwd=place,
+        capture_output=True, text=True, check=False,
+        env={**os.environ, 'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}', 'PORT': '29517'})
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (place / 'two' / 'iter_2.pth').exists() and (place / 'two' / 'gallery.png').exists()
+
+
+def test_test_writes_predictions_pictures_and_results(place):
+    succeed(ROOT / 'tools' / 'test.py', CONFIG, 'run/iter_2.pth', '--work-dir', 'tested', '--out', 'predictions.pkl',
+            '--show-dir', 'shown', '--cfg-options', *TINY, cwd=place)
+    assert len(pickle.loads((place / 'predictions.pkl').read_bytes())) == 3
+    assert (place / 'tested' / 'results.json').exists()
+    assert len(list((place / 'tested').rglob('shown/*.png'))) == 3
+
+
+def test_test_time_augmentation_changes_predictions(place):
+    for name, flags in (('plain', []), ('augmented', ['--tta'])):
+        succeed(ROOT / 'tools' / 'test.py', CONFIG, 'run/iter_2.pth', '--work-dir', name, '--out', f'{name}.pkl', *flags,
+                '--cfg-options', *TINY, cwd=place)
+    scores = [pickle.loads((place / f'{name}.pkl').read_bytes())[0]['pred_instances']['scores']
+              for name in ('plain', 'augmented')]
+    assert scores[0].shape != scores[1].shape or not torch.allclose(scores[0], scores[1])
+
+
+def test_hosts_own_train_runs_the_config_outside_the_checkout(place):
+    import mmdet
+
+    tool = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py'
+    succeed(tool, CONFIG, '--work-dir', 'hosts', '--cfg-options', *TINY, 'train_cfg.max_iters=1', cwd=place)
+    assert (place / 'hosts' / 'iter_1.pth').exists()
+
+
+@pytest.mark.parametrize('tool, arguments, message', [
+    ('train.py', ['nothing.py'], 'train.py: there is no config at nothing.py'),
+    ('train.py', [ROOT / 'configs' / 'maskrcnn_acmix.py'],
+     'train_dataloader looks for data/coco/annotations/instances_train2017.json in {place} and it is not there: '
+     'get COCO 2017'),
+    ('train.py', [CONFIG, '--cfg-options', 'model.backbone.dept=50'],
+     'cannot be built (the config had no model.backbone.dept before --cfg-options): '),
+    ('train.py', [CONFIG, '--cfg-options', 'model'], "--cfg-options takes KEY=VALUE, got 'model'"),
+    ('train.py', [CONFIG, '--cfg-options', 'train_cfg.max_iters.x=1'], '--cfg-options do not fit'),
+    ('train.py', [CONFIG, '--resume', 'nothing.pth', '--cfg-options', *TINY], 'there is no checkpoint at nothing.pth'),
+    ('train.py', [CONFIG, '--auto-scale-lr'], '--auto-scale-lr needs auto_scale_lr.base_batch_size'),
+    ('test.py', [CONFIG, 'run/iter_2.pth'], 'run/iter_2.pth is a checkpoint of another model: shapes differ for '),
+    ('test.py', [CONFIG, 'data/shapes/annotations/instances_val.json', '--cfg-options', *TINY],
+     'instances_val.json cannot be read as a checkpoint'),
+    ('test.py', [CONFIG, 'run/iter_2.pth', '--out', 'x.json'], '--out takes a .pkl file for a detector, got x.json'),
+])  # yapf: disable
+def test_mistakes_end_with_one_sentence(place, tool, arguments, message):
+    done = start(ROOT / 'tools' / tool, *arguments, '--work-dir', 'mistake', cwd=place)
+    assert done.returncode != 0
+    assert message.format(place=place) in done.stderr.strip().splitlines()[-1]
+    assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='needs a machine without a GPU')
+def test_mixed_precision_without_a_gpu_is_refused(place):
+    done = start(ROOT / 'tools' / 'train.py', CONFIG, '--amp', cwd=place)
+    assert done.stderr.strip().splitlines()[-1] == 'train.py: --amp needs a GPU and torch sees none'
