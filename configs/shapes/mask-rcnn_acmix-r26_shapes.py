@@ -27,7 +27,7 @@ model = dict(
         mask_head=dict(
             num_convs=2,
             in_channels=64,
-            conv_out_channels=64,
+            conv_out_channels=32,
             norm_cfg=dict(type='BN'),
             num_classes=6,
             class_agnostic=True,
@@ -41,13 +41,13 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=100)),
 )
 
-iterations = 900
+iterations = 1100
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=iterations)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1.5e-3, weight_decay=0.05, foreach=True),
+    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=5),
     paramwise_cfg={{_base_.paramwise_cfg}},
 )

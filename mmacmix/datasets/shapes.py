@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 SHAPES = ('disc', 'square', 'triangle')
-TEXTURES = ('striped', 'dotted')
+TEXTURES = ('plain', 'striped')
 CLASSES = tuple(f'{texture} {shape}' for shape in SHAPES for texture in TEXTURES)
 PALETTE = ((230, 60, 60), (250, 170, 60), (60, 130, 230), (80, 220, 230), (70, 170, 70), (190, 90, 220))
 SEMANTIC_CLASSES = ('background', *CLASSES)
@@ -168,16 +168,14 @@ def _object(rng: np.random.Generator, size: int) -> tuple[int, tuple[slice, slic
     ys, xs = np.mgrid[y, x] + 0.5 - center[::-1, None, None]
     us, vs = xs * np.cos(angle) + ys * np.sin(angle), ys * np.cos(angle) - xs * np.sin(angle)
     distance = _distance_to_edge(shape, us, vs, radius)
-    period = rng.uniform(5, 7) + radius / 12
-    tilt = rng.uniform(0, np.pi)
-    ws, ts = us * np.cos(tilt) + vs * np.sin(tilt), vs * np.cos(tilt) - us * np.sin(tilt)
-    wave = np.sin(ws * 2 * np.pi / period)
-    if texture == 'dotted':
-        wave = 2 * np.maximum(wave * np.sin(ts * 2 * np.pi / period), 0) - 0.5
-    ground = rng.uniform(20, 235, 3)
-    pattern = np.where(ground > 128, ground - rng.uniform(80, 140, 3), ground + rng.uniform(80, 140, 3))
-    mix = np.clip(0.5 + 2 * wave, 0, 1)[..., None]
-    return label, (y, x), np.clip(0.5 - distance, 0, 1), ground + (pattern - ground) * mix
+    color = rng.uniform(20, 235, 3)
+    colors = np.broadcast_to(color, (*us.shape, 3))
+    if texture == 'striped':
+        tilt, period = rng.uniform(0, np.pi), rng.uniform(5, 7) + radius / 12
+        wave = np.sin((us * np.cos(tilt) + vs * np.sin(tilt)) * 2 * np.pi / period)
+        contrast = rng.uniform(80, 140) * (1 if color.mean() < 128 else -1)  # lighter stripes on dark, and reverse
+        colors = color + contrast * np.clip(0.5 + 2 * wave, 0, 1)[..., None]
+    return label, (y, x), np.clip(0.5 - distance, 0, 1), colors
 
 
 def _distance_to_edge(shape: str, us: np.ndarray, vs: np.ndarray, radius: float) -> np.ndarray:

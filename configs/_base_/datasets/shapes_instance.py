@@ -2,7 +2,7 @@
 dataset_type = 'CocoDataset'
 data_root = 'data/shapes/'
 metainfo = dict(
-    classes=('striped disc', 'dotted disc', 'striped square', 'dotted square', 'striped triangle', 'dotted triangle'),
+    classes=('plain disc', 'striped disc', 'plain square', 'striped square', 'plain triangle', 'striped triangle'),
     palette=[(230, 60, 60), (250, 170, 60), (60, 130, 230), (80, 220, 230), (70, 170, 70), (190, 90, 220)],
 )
 
@@ -20,7 +20,7 @@ test_pipeline = [
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 train_dataloader = dict(
-    batch_size=4,
+    batch_size=2,
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),
