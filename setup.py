@@ -44,8 +44,12 @@ setup(
     extras_require={
         'openmmlab': ['mmengine>=0.10.7', 'mmcv==2.1.0', 'mmdet==3.3.0', 'mmsegmentation==1.2.2', 'ftfy', 'regex'],
         'onedl': [
-            'onedl-mmengine==0.10.12', 'onedl-mmcv==2.3.6', 'onedl-mmdetection==3.5.1', 'onedl-mmsegmentation==1.4.2',
-            'ftfy', 'regex'
+            'onedl-mmengine==0.10.12',
+            'onedl-mmcv==2.3.6',
+            'onedl-mmdetection==3.5.1',
+            'onedl-mmsegmentation==1.4.2',
+            'ftfy',
+            'regex',
         ],
     },
     cmdclass={'build_py': BuildWithMim},

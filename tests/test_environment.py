@@ -14,19 +14,19 @@ def python(code):
 
 
 def test_importing_needs_neither_mmdet_nor_mmseg_nor_compiled_operators():
-    done = python('''
+    done = python("""
         import sys
         import mmacmix
         from mmengine.registry import MODELS
         assert {'ACmix', 'ACmixResNet'} <= set(MODELS.module_dict)
         loaded = [name for name in ('mmdet', 'mmseg', 'mmcv.ops', 'mmcv._ext') if name in sys.modules]
         assert not loaded, loaded
-    ''')
+    """)
     assert done.returncode == 0, done.stderr
 
 
 def test_operators_need_torch_alone():
-    done = python('''
+    done = python("""
         import importlib.util, sys
         class Refuse:
             def find_spec(self, name, path=None, target=None):
@@ -43,33 +43,32 @@ def test_operators_need_torch_alone():
         import torch
         q = torch.rand(1, 1, 2, 4, 4)
         assert ops.neighborhood_attention(q, q, q).shape == q.shape
-    ''')
+    """)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize('name', ['mmengine', 'mmcv'])
 def test_a_missing_library_is_named_with_what_to_do(name):
-    done = python(f'''
+    done = python(f"""
         import sys
         sys.modules['{name}'] = None
         import mmacmix
-    ''')
+    """)
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode != 0
     assert f'mmacmix needs {name}' in last and 'make setup' in last and 'pip install' in last
 
 
 def test_a_library_that_is_too_old_is_named():
-    done = python('''
+    done = python("""
         import mmengine
         mmengine.__version__ = '0.7.0'
         import mmacmix
-    ''')
+    """)
     assert done.stderr.strip().endswith('mmacmix needs mmengine 0.8.0 or newer, found 0.7.0.')
 
 
 class Malicious:
-
     def __init__(self, path):
         self.path = path
 
@@ -89,6 +88,7 @@ class ReachOut:
 
     def __reduce__(self):
         from mmengine.logging import HistoryBuffer
+
         return getattr, (HistoryBuffer, '__init__')
 
 
@@ -101,8 +101,8 @@ def test_only_a_log_buffers_own_statistics_can_be_looked_up(tmp_path):
 def test_a_training_state_of_mmengine_is_read(tmp_path):
     from mmengine.logging import HistoryBuffer
 
-    buffer = HistoryBuffer([1., 2.], [1, 1])
-    buffer.update(3.)
+    buffer = HistoryBuffer([1.0, 2.0], [1, 1])
+    buffer.update(3.0)
     torch.save(dict(state_dict=dict(a=torch.ones(2)), message_hub=dict(loss=buffer)), tmp_path / 'state.pth')
     loaded = load_checkpoint(tmp_path / 'state.pth')
     assert loaded['message_hub']['loss'].mean() == 2

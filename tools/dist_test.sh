@@ -5,7 +5,11 @@
 set -euo pipefail
 if [ $# -lt 3 ]; then sed -n '3,4s/^# *//p' "$0" >&2; exit 2; fi
 config=$1 checkpoint=$2 processes=$3
-exec python -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" --nproc_per_node="$processes" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
+if [ "${NNODES:-1}" = 1 ] && [ -z "${PORT:-}" ]; then
+    where=(--standalone) # any free port
+else
+    where=(--nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}"
+        --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}")
+fi
+exec python -m torch.distributed.run "${where[@]}" --nproc_per_node="$processes" \
     "$(dirname "$0")/test.py" "$config" "$checkpoint" --launcher pytorch "${@:4}"

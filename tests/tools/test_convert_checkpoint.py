@@ -32,7 +32,8 @@ def test_failure_writes_nothing_and_names_the_keys(tmp_path):
     done = convert('acmix-resnet', tmp_path / 'in.pth', tmp_path / 'out.pth')
     assert done.returncode == 1
     assert done.stderr.strip() == (
-        "convert_checkpoint.py: not a checkpoint of 'acmix-resnet': missing keys: bn1.weight")
+        "convert_checkpoint.py: not a checkpoint of 'acmix-resnet': missing keys: bn1.weight"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ['in.pth']
 
 

@@ -18,19 +18,32 @@ from mmacmix.datasets import write_shapes
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs' / 'shapes' / 'mask-rcnn_acmix-r26_shapes.py'
 TINY = [
-    'model.backbone.base_channels=8', 'model.neck.in_channels=[32,64,128,256]', 'train_cfg.max_iters=2',
-    'train_cfg.val_interval=2', 'train_dataloader.batch_size=1', 'train_dataloader.num_workers=0',
-    'train_dataloader.persistent_workers=False', 'val_dataloader.num_workers=0',
-    'val_dataloader.persistent_workers=False', 'test_dataloader.num_workers=0',
-    'test_dataloader.persistent_workers=False', 'default_hooks.checkpoint.interval=1',
-    'default_hooks.logger.interval=1'
+    'model.backbone.base_channels=8',
+    'model.neck.in_channels=[32,64,128,256]',
+    'train_cfg.max_iters=2',
+    'train_cfg.val_interval=2',
+    'train_dataloader.batch_size=1',
+    'train_dataloader.num_workers=0',
+    'train_dataloader.persistent_workers=False',
+    'val_dataloader.num_workers=0',
+    'val_dataloader.persistent_workers=False',
+    'test_dataloader.num_workers=0',
+    'test_dataloader.persistent_workers=False',
+    'default_hooks.checkpoint.interval=1',
+    'default_hooks.logger.interval=1',
 ]
 
 
 def start(tool, *arguments, cwd, **environment):
     command = [sys.executable, str(tool), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False,
-                          env={**os.environ, 'OMP_NUM_THREADS': '1', **environment})
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', **environment},
+    )
 
 
 def succeed(*arguments, **keywords):
@@ -63,24 +76,49 @@ def test_training_leaves_checkpoint_table_and_gallery(place):
 def test_resume_goes_on_from_the_last_checkpoint(place):
     shutil.copytree(place / 'run', place / 'resumed')
     options = [option for option in TINY if 'max_iters' not in option]
-    done = succeed(ROOT / 'tools' / 'train.py', CONFIG, '--work-dir', 'resumed', '--resume', '--cfg-options', *options,
-                   'train_cfg.max_iters=3', cwd=place)
+    done = succeed(
+        ROOT / 'tools' / 'train.py',
+        CONFIG,
+        '--work-dir',
+        'resumed',
+        '--resume',
+        '--cfg-options',
+        *options,
+        'train_cfg.max_iters=3',
+        cwd=place,
+    )
     assert 'Iter(train) [3/3]' in done.stdout and 'Iter(train) [2/3]' not in done.stdout
     assert (place / 'resumed' / 'iter_3.pth').exists()
 
 
 def test_two_processes_train_on_the_cpu(place):
     done = subprocess.run(
-        [ROOT / 'tools' / 'dist_train.sh', CONFIG, '2', '--work-dir', 'two', '--cfg-options', *TINY], cwd=place,
-        capture_output=True, text=True, check=False,
-        env={**os.environ, 'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}', 'PORT': '29517'})
+        [ROOT / 'tools' / 'dist_train.sh', CONFIG, '2', '--work-dir', 'two', '--cfg-options', *TINY],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, 'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}'},
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert (place / 'two' / 'iter_2.pth').exists() and (place / 'two' / 'gallery.png').exists()
 
 
 def test_test_writes_predictions_pictures_and_results(place):
-    succeed(ROOT / 'tools' / 'test.py', CONFIG, 'run/iter_2.pth', '--work-dir', 'tested', '--out', 'predictions.pkl',
-            '--show-dir', 'shown', '--cfg-options', *TINY, cwd=place)
+    succeed(
+        ROOT / 'tools' / 'test.py',
+        CONFIG,
+        'run/iter_2.pth',
+        '--work-dir',
+        'tested',
+        '--out',
+        'predictions.pkl',
+        '--show-dir',
+        'shown',
+        '--cfg-options',
+        *TINY,
+        cwd=place,
+    )
     assert len(pickle.loads((place / 'predictions.pkl').read_bytes())) == 3
     assert (place / 'tested' / 'results.json').exists()
     assert len(list((place / 'tested').rglob('shown/*.png'))) == 3
@@ -88,10 +126,23 @@ def test_test_writes_predictions_pictures_and_results(place):
 
 def test_test_time_augmentation_changes_predictions(place):
     for name, flags in (('plain', []), ('augmented', ['--tta'])):
-        succeed(ROOT / 'tools' / 'test.py', CONFIG, 'run/iter_2.pth', '--work-dir', name, '--out', f'{name}.pkl', *flags,
-                '--cfg-options', *TINY, cwd=place)
-    scores = [pickle.loads((place / f'{name}.pkl').read_bytes())[0]['pred_instances']['scores']
-              for name in ('plain', 'augmented')]
+        succeed(
+            ROOT / 'tools' / 'test.py',
+            CONFIG,
+            'run/iter_2.pth',
+            '--work-dir',
+            name,
+            '--out',
+            f'{name}.pkl',
+            *flags,
+            '--cfg-options',
+            *TINY,
+            cwd=place,
+        )
+    scores = [
+        pickle.loads((place / f'{name}.pkl').read_bytes())[0]['pred_instances']['scores']
+        for name in ('plain', 'augmented')
+    ]
     assert scores[0].shape != scores[1].shape or not torch.allclose(scores[0], scores[1])
 
 

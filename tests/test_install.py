@@ -1,0 +1,103 @@
+"""The set-up script where something is missing. (That it works is what every test run shows.)"""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BASE = str(Path(sys.base_prefix) / 'bin' / 'python3')
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    shutil.copytree(ROOT / 'requirements', tmp_path / 'requirements')
+    shutil.copy(ROOT / 'setup.py', tmp_path)
+    return tmp_path
+
+
+def install(checkout, *arguments, **environment):
+    return subprocess.run(
+        [BASE, checkout / 'requirements' / 'install.py', *arguments],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def only_sentence(done):
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    return line
+
+
+def interpreter(folder, name, version):
+    """A program that says it is some version of Python."""
+    path = folder / name
+    path.write_text(f'#!/bin/sh\necho {version}\n')
+    path.chmod(0o755)
+    return path
+
+
+def test_wrong_python_is_refused(checkout):
+    python = interpreter(checkout, 'python3.8', '3.8')
+    assert only_sentence(install(checkout, '--python', str(python))) == (
+        f'set-up: mmacmix needs Python 3.10, 3.11 or 3.12 ({python} is Python 3.8); name one with '
+        'PYTHON=/path/to/python3.'
+    )
+
+
+def test_missing_python_is_named(checkout):
+    assert 'nowhere/python3 is not usable' in only_sentence(install(checkout, '--python', 'nowhere/python3'))
+
+
+def test_missing_compiler_is_named(checkout):
+    line = only_sentence(install(checkout, CXX='no-such-compiler'))
+    assert "'no-such-compiler' is not on the PATH" in line and 'apt install g++' in line
+    assert not (checkout / '.venv').exists()
+
+
+def test_unknown_lane_is_refused(checkout):
+    assert only_sentence(install(checkout, '--lane', 'fast')) == (
+        "set-up: Unknown lane 'fast': use LANE=openmmlab or LANE=onedl."
+    )
+
+
+def test_no_network_is_told_in_one_sentence(checkout):
+    nowhere = dict(PIP_CONFIG_FILE=os.devnull, PIP_INDEX_URL='http://127.0.0.1:9/simple', PIP_FIND_LINKS='')
+    line = only_sentence(install(checkout, **nowhere, PIP_EXTRA_INDEX_URL=''))
+    assert line.startswith('set-up: No package index could be reached')
+
+
+def test_a_torch_of_the_interpreters_own_environment_is_seen_and_kept(checkout):
+    """Up to the first download the new environment is complete, and imports the torch of the environment it is on."""
+    nowhere = dict(PIP_CONFIG_FILE=os.devnull, PIP_INDEX_URL='http://127.0.0.1:9/simple', PIP_FIND_LINKS='')
+    done = install(checkout, '--python', sys.executable, **nowhere, PIP_EXTRA_INDEX_URL='')
+    assert 'is already there and stays' in done.stdout
+    found = subprocess.check_output(
+        [checkout / '.venv' / 'bin' / 'python', '-c', 'import torch; print(torch.__file__)'], text=True
+    )
+    import torch
+
+    assert found.strip() == torch.__file__
+
+
+@pytest.mark.parametrize('change', [None, 'pin'])
+def test_a_finished_set_up_does_nothing_until_a_pin_changes(checkout, change):
+    spec = importlib.util.spec_from_file_location('install', checkout / 'requirements' / 'install.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    (checkout / '.venv' / 'bin').mkdir(parents=True)
+    (checkout / '.venv' / 'bin' / 'python').symlink_to(sys.executable)
+    (checkout / '.venv' / '.ready').write_text(module.Installer('openmmlab', BASE).fingerprint())
+    if change:
+        (checkout / 'requirements' / 'torch.txt').write_text('torch==2.14.0')
+    # Where there is work to do, the missing compiler stops it before it starts.
+    done = install(checkout, CXX='no-such-compiler')
+    assert (done.stdout == '') == (done.returncode == 0) == (change is None)
