@@ -11,7 +11,7 @@ model = dict(
     neck=dict(in_channels=[128, 256, 512, 1024], out_channels=64, norm_cfg=dict(type='BN')),
     rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[4], ratios=[1.0])),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=64, roi_layer=dict(sampling_ratio=1)),
+        bbox_roi_extractor=dict(out_channels=64, finest_scale=20, roi_layer=dict(sampling_ratio=1)),
         bbox_head=dict(
             type='ConvFCBBoxHead',
             num_shared_convs=2,
@@ -23,7 +23,7 @@ model = dict(
             num_classes=6,
             reg_class_agnostic=True,
         ),
-        mask_roi_extractor=dict(out_channels=64, roi_layer=dict(sampling_ratio=1)),
+        mask_roi_extractor=dict(out_channels=64, finest_scale=20, roi_layer=dict(sampling_ratio=1)),
         mask_head=dict(
             num_convs=2,
             in_channels=64,

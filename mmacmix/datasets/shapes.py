@@ -18,7 +18,7 @@ PALETTE = ((230, 60, 60), (250, 170, 60), (60, 130, 230), (80, 220, 230), (70, 1
 SEMANTIC_CLASSES = ('background', *CLASSES)
 SEMANTIC_PALETTE = ((90, 90, 90), *PALETTE)
 
-_MIN_VISIBLE = 0.3  # of an object's pixels; what would hide more of it is not drawn at all
+_MIN_VISIBLE = 0.4  # of an object's pixels; what would hide more of it is not drawn at all
 _MIN_PIXELS = 60
 _RADIUS = (8.0, 40.0)  # pixels
 
@@ -47,11 +47,12 @@ def draw_scene(rng: np.random.Generator, size: int = 128) -> Scene:
         size: Side of the image in pixels. Default: 128.
     """
     image = _background(rng, size)
+    ground = image.mean((0, 1))
     labels: list[int] = []
     masks: list[np.ndarray] = []
     pixels: list[int] = []  # of each object before others hid it
     for _ in range(_object_count(rng)):
-        label, window, alpha, colors = _object(rng, size)
+        label, window, alpha, colors = _object(rng, size, ground)
         mask = np.zeros((size, size), bool)
         mask[window] = alpha > 0.5
         shown = [old & ~mask for old in masks]
@@ -126,11 +127,11 @@ def write_shapes(root: str | Path, train: int = 2000, val: int = 200, size: int 
 
 
 def _object_count(rng: np.random.Generator) -> int:
-    """5% empty images, 15% crowds, else a few objects."""
+    """5% empty images, 10% crowds, else a few objects."""
     kind = rng.random()
     if kind < 0.05:
         return 0
-    return int(rng.integers(9, 15)) if kind < 0.2 else int(rng.integers(1, 6))
+    return int(rng.integers(9, 13)) if kind < 0.15 else int(rng.integers(1, 6))
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -138,7 +139,7 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     mix = np.zeros((size, size))
     for cells, weight in ((2, 0.5), (5, 0.3), (12, 0.2)):
         mix += weight * _smooth_noise(rng, size, cells)
-    low, high = rng.uniform(30, 225, (2, 3))
+    low, high = rng.uniform(50, 205, (2, 3))
     ys, xs = np.mgrid[:size, :size]
     angle, period = rng.uniform(0, np.pi), rng.uniform(5, 20)
     grating = np.sin((xs * np.cos(angle) + ys * np.sin(angle)) * 2 * np.pi / period)
@@ -156,19 +157,21 @@ def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray
     return rows[:, cell] * (1 - part) + rows[:, cell + 1] * part
 
 
-def _object(rng: np.random.Generator, size: int) -> tuple[int, tuple[slice, slice], np.ndarray, np.ndarray]:
+def _object(
+    rng: np.random.Generator, size: int, ground: np.ndarray
+) -> tuple[int, tuple[slice, slice], np.ndarray, np.ndarray]:
     """An object's label, the part of the image it lies in, and there its coverage from 0 to 1 and its colours."""
     label = int(rng.integers(len(CLASSES)))
     shape, texture = SHAPES[label // len(TEXTURES)], TEXTURES[label % len(TEXTURES)]
     radius = np.exp(rng.uniform(*np.log(_RADIUS)))
-    center = rng.uniform(0, size, 2)
-    angle = rng.uniform(0, 2 * np.pi)
+    center = rng.uniform(0.05, 0.95, 2) * size
+    angle = rng.uniform(-0.4, 0.4)
     reach = 1.6 * radius + 1  # a triangle's corners are the furthest
     x, y = (slice(max(0, int(place - reach)), min(size, int(place + reach) + 1)) for place in center)
     ys, xs = np.mgrid[y, x] + 0.5 - center[::-1, None, None]
     us, vs = xs * np.cos(angle) + ys * np.sin(angle), ys * np.cos(angle) - xs * np.sin(angle)
     distance = _distance_to_edge(shape, us, vs, radius)
-    color = rng.uniform(20, 235, 3)
+    color = _contrasting(rng, ground)
     colors = np.broadcast_to(color, (*us.shape, 3))
     if texture == 'striped':
         tilt, period = rng.uniform(0, np.pi), rng.uniform(5, 7) + radius / 12
@@ -178,13 +181,21 @@ def _object(rng: np.random.Generator, size: int) -> tuple[int, tuple[slice, slic
     return label, (y, x), np.clip(0.5 - distance, 0, 1), colors
 
 
+def _contrasting(rng: np.random.Generator, ground: np.ndarray) -> np.ndarray:
+    """A colour that stands out from another one."""
+    while True:
+        color = rng.uniform(10, 245, 3)
+        if abs(color - ground).max() > 70:
+            return color
+
+
 def _distance_to_edge(shape: str, us: np.ndarray, vs: np.ndarray, radius: float) -> np.ndarray:
     """Signed distance in pixels, negative inside; all shapes of a radius have about the same area."""
     if shape == 'disc':
         return np.hypot(us, vs) - radius
     if shape == 'square':
         return np.maximum(abs(us), abs(vs)) - radius * 0.89
-    turns = np.arange(3) * 2 * np.pi / 3
+    turns = np.pi / 2 + np.arange(3) * 2 * np.pi / 3  # one corner up
     return np.max([us * np.cos(turn) + vs * np.sin(turn) for turn in turns], axis=0) - radius * 0.78
 
 
