@@ -60,11 +60,13 @@ def _write_predictions(cfg: Config, out: str, segmentation: bool) -> None:
 
 
 def _augment(cfg: Config, segmentation: bool) -> None:
-    """The config's own tta_model and tta_pipeline; a detector without them gets a horizontal flip."""
+    """The config's own tta_model and tta_pipeline; a detector of boxes without them gets a horizontal flip."""
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
     if not segmentation:
+        if (cfg.model.get('roi_head') or {}).get('mask_head') and 'tta_model' not in cfg:
+            raise UserError('--tta merges boxes alone in MMDetection, and this model predicts masks too')
         cfg.setdefault(
             'tta_model',
             ConfigDict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),

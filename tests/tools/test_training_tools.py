@@ -124,19 +124,27 @@ def test_test_writes_predictions_pictures_and_results(place):
     assert len(list((place / 'tested').rglob('shown/*.png'))) == 3
 
 
-def test_test_time_augmentation_changes_predictions(place):
+def test_test_time_augmentation_changes_the_predictions_of_a_box_detector(place):
+    boxes_only = [
+        *TINY,
+        'model.roi_head.mask_head=None',
+        'model.roi_head.mask_roi_extractor=None',
+        'val_evaluator.metric=bbox',
+        'test_evaluator.metric=bbox',
+    ]
+    succeed(ROOT / 'tools' / 'train.py', CONFIG, '--work-dir', 'boxes', '--cfg-options', *boxes_only, cwd=place)
     for name, flags in (('plain', []), ('augmented', ['--tta'])):
         succeed(
             ROOT / 'tools' / 'test.py',
             CONFIG,
-            'run/iter_2.pth',
+            'boxes/iter_2.pth',
             '--work-dir',
             name,
             '--out',
             f'{name}.pkl',
             *flags,
             '--cfg-options',
-            *TINY,
+            *boxes_only,
             cwd=place,
         )
     scores = [
@@ -168,6 +176,7 @@ def test_hosts_own_train_runs_the_config_outside_the_checkout(place):
     ('test.py', [CONFIG, 'run/iter_2.pth'], 'run/iter_2.pth is a checkpoint of another model: shapes differ for '),
     ('test.py', [CONFIG, 'data/shapes/annotations/instances_val.json', '--cfg-options', *TINY],
      'instances_val.json cannot be read as a checkpoint'),
+    ('test.py', [CONFIG, 'run/iter_2.pth', '--tta'], '--tta merges boxes alone in MMDetection'),
     ('test.py', [CONFIG, 'run/iter_2.pth', '--out', 'x.json'], '--out takes a .pkl file for a detector, got x.json'),
 ])  # yapf: disable
 def test_mistakes_end_with_one_sentence(place, tool, arguments, message):
