@@ -15,6 +15,16 @@ CONFIGS = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob('*.py') if '
 DETECTION = [name for name in CONFIGS if 'mask' in name]
 
 
+# The same network, narrower, with fewer regions.
+SMALL = {
+    'model.backbone.base_channels': 8,
+    'model.neck.in_channels': [32, 64, 128, 256],
+    'model.train_cfg.rpn_proposal.max_per_img': 50,
+    'model.train_cfg.rcnn.sampler.num': 16,
+    'model.test_cfg.rpn.max_per_img': 20,
+}
+
+
 def load(name, **changes):
     cfg = Config.fromfile(ROOT / name)
     cfg.merge_from_dict(changes)
@@ -87,7 +97,7 @@ def test_rates_norms_and_positions_take_no_weight_decay(name):
 def test_one_training_step_and_one_inference(name):
     from mmdet.testing import demo_mm_inputs
 
-    cfg = load(name, **{'model.backbone.base_channels': 8, 'model.neck.in_channels': [32, 64, 128, 256]})
+    cfg = load(name, **SMALL)
     model = build(cfg)
     model.init_weights()
     inputs = demo_mm_inputs(2, [[3, 96, 128], [3, 65, 97]], num_classes=6, with_mask=True)
