@@ -6,9 +6,12 @@ _base_ = [
     'mmdet::_base_/default_runtime.py',
 ]
 
+# With few images a step, a slow average of the statistics.
+norm_cfg = dict(type='BN', momentum=0.02)
+
 model = dict(
-    backbone=dict(depth=26, base_channels=32),
-    neck=dict(in_channels=[128, 256, 512, 1024], out_channels=64, norm_cfg=dict(type='BN')),
+    backbone=dict(depth=26, base_channels=32, deep_stem=True, norm_cfg=norm_cfg),
+    neck=dict(in_channels=[128, 256, 512, 1024], out_channels=64, norm_cfg=norm_cfg),
     rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[4], ratios=[1.0])),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=64, finest_scale=20, roi_layer=dict(sampling_ratio=1)),
@@ -19,7 +22,7 @@ model = dict(
             in_channels=64,
             conv_out_channels=64,
             fc_out_channels=256,
-            norm_cfg=dict(type='BN'),
+            norm_cfg=norm_cfg,
             num_classes=6,
             reg_class_agnostic=True,
         ),
@@ -28,7 +31,7 @@ model = dict(
             num_convs=2,
             in_channels=64,
             conv_out_channels=32,
-            norm_cfg=dict(type='BN'),
+            norm_cfg=norm_cfg,
             num_classes=6,
             class_agnostic=True,
         ),
@@ -41,15 +44,18 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=100)),
 )
 
-iterations = 1100
+iterations = 1000
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=iterations)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
+# The box head's wide matrix has thousands of inputs: at the rate that convolutions like, its outputs jump about.
+paramwise_cfg = _base_.paramwise_cfg
+paramwise_cfg.custom_keys.update(shared_fcs=dict(lr_mult=0.2))
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=2e-3, weight_decay=0.05, fused=True),
+    optimizer=dict(type='AdamW', lr=2.5e-3, weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=5),
-    paramwise_cfg={{_base_.paramwise_cfg}},
+    paramwise_cfg=paramwise_cfg,
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),

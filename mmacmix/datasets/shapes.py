@@ -1,7 +1,7 @@
 """A generated data set of textured shapes: small enough to train on a CPU, hard enough to need a detector.
 
 A class is a shape *and* a texture, so neither an outline nor a patch is enough to tell it; colours mean nothing.
-Objects hide each other, are 16 to 80 pixels wide, and images hold none, a few or a crowd of them, on a background
+Objects hide each other, are 16 to 64 pixels wide, and images hold none, a few or a crowd of them, on a background
 with a texture of its own.
 """
 
@@ -18,9 +18,9 @@ PALETTE = ((230, 60, 60), (250, 170, 60), (60, 130, 230), (80, 220, 230), (70, 1
 SEMANTIC_CLASSES = ('background', *CLASSES)
 SEMANTIC_PALETTE = ((90, 90, 90), *PALETTE)
 
-_MIN_VISIBLE = 0.4  # of an object's pixels; what would hide more of it is not drawn at all
+_MIN_VISIBLE = 0.5  # of an object's pixels; what would hide more of it is not drawn at all
 _MIN_PIXELS = 60
-_RADIUS = (8.0, 40.0)  # pixels
+_RADIUS = (8.0, 32.0)  # pixels
 
 
 class Scene(NamedTuple):
@@ -131,7 +131,7 @@ def _object_count(rng: np.random.Generator) -> int:
     kind = rng.random()
     if kind < 0.05:
         return 0
-    return int(rng.integers(9, 13)) if kind < 0.15 else int(rng.integers(1, 6))
+    return int(rng.integers(10, 15)) if kind < 0.15 else int(rng.integers(2, 8))
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -139,7 +139,8 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     mix = np.zeros((size, size))
     for cells, weight in ((2, 0.5), (5, 0.3), (12, 0.2)):
         mix += weight * _smooth_noise(rng, size, cells)
-    low, high = rng.uniform(50, 205, (2, 3))
+    low = rng.uniform(50, 205, 3)
+    high = low + rng.uniform(-50, 50, 3)
     ys, xs = np.mgrid[:size, :size]
     angle, period = rng.uniform(0, np.pi), rng.uniform(5, 20)
     grating = np.sin((xs * np.cos(angle) + ys * np.sin(angle)) * 2 * np.pi / period)
@@ -164,7 +165,7 @@ def _object(
     label = int(rng.integers(len(CLASSES)))
     shape, texture = SHAPES[label // len(TEXTURES)], TEXTURES[label % len(TEXTURES)]
     radius = np.exp(rng.uniform(*np.log(_RADIUS)))
-    center = rng.uniform(0.05, 0.95, 2) * size
+    center = rng.uniform(0.12, 0.88, 2) * size
     angle = rng.uniform(-0.4, 0.4)
     reach = 1.6 * radius + 1  # a triangle's corners are the furthest
     x, y = (slice(max(0, int(place - reach)), min(size, int(place + reach) + 1)) for place in center)
