@@ -1,7 +1,7 @@
 """A generated data set of textured shapes: small enough to train on a CPU, hard enough to need a detector.
 
 A class is a shape *and* a texture, so neither an outline nor a patch is enough to tell it; colours mean nothing.
-Objects hide each other, are 16 to 64 pixels wide, and images hold none, a few or a crowd of them, on a background
+Objects hide each other, are 16 to 72 pixels wide, and images hold none, a few or a crowd of them, on a background
 with a texture of its own.
 """
 
@@ -20,7 +20,7 @@ SEMANTIC_PALETTE = ((90, 90, 90), *PALETTE)
 
 _MIN_VISIBLE = 0.5  # of an object's pixels; what would hide more of it is not drawn at all
 _MIN_PIXELS = 60
-_RADIUS = (8.0, 32.0)  # pixels
+_RADIUS = (8.0, 36.0)  # pixels
 
 
 class Scene(NamedTuple):
