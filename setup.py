@@ -40,7 +40,7 @@ setup(
     python_requires='>=3.10',
     # MMEngine and MMCV come under several distribution names (mmcv, mmcv-lite, onedl-mmcv): whoever installs this
     # package has one already, and importing it says in a sentence what is missing.
-    install_requires=['torch>=2.0', 'numpy'],
+    install_requires=['torch>=2.6', 'numpy'],
     extras_require={
         'openmmlab': ['mmengine>=0.10.7', 'mmcv==2.1.0', 'mmdet==3.3.0', 'mmsegmentation==1.2.2', 'ftfy', 'regex'],
         'onedl': [

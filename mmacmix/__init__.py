@@ -5,6 +5,6 @@ from .version import __version__
 
 check_environment()
 
-from . import backbones, layers  # noqa: E402
+from . import backbones, checkpoints, datasets, layers, ops  # noqa: E402
 
-__all__ = ['__version__', 'backbones', 'layers']
+__all__ = ['__version__', 'backbones', 'checkpoints', 'datasets', 'layers', 'ops']

@@ -76,9 +76,12 @@ def _statistics_method(owner: type, name: str) -> Any:
 
 
 def load_checkpoint(path: str | Path) -> Any:
-    """Read a checkpoint onto the CPU without running code from it.
+    """Read a checkpoint onto the CPU without running code from it, now or later in this process.
+
+    Calls :func:`allow_only_data_in_checkpoints`.
 
     Raises:
+        ImportError: torch is too old for it.
         ValueError: The file is missing, is not a checkpoint, or holds anything but data.
     """
     allow_only_data_in_checkpoints()
@@ -87,7 +90,7 @@ def load_checkpoint(path: str | Path) -> Any:
     except FileNotFoundError:
         raise ValueError(f'there is no checkpoint at {path}') from None
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = f'{type(error).__name__} {error}'.splitlines()[0]
         if 'weights_only' in str(error) or 'Unsupported global' in str(error):
             reason = 'it holds Python objects, which could run code, beside its tensors'
         raise ValueError(f'{path} cannot be read as a checkpoint: {reason}') from error

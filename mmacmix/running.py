@@ -1,5 +1,7 @@
 """What the training and testing tools share: configs, checks before long work, and errors in one sentence."""
 
+import inspect
+import logging
 import os
 import sys
 from argparse import ArgumentParser, Namespace
@@ -8,6 +10,8 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.logging import print_log
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 
 from .environment import allow_only_data_in_checkpoints, load_checkpoint, state_dict_of
@@ -18,6 +22,10 @@ _SOURCES = {
     'coco': 'get COCO 2017 from https://cocodataset.org and unpack train2017, val2017 and annotations there',
     'shapes': 'write it with `python tools/make_shapes.py data/shapes`',
 }
+
+
+# Top-level settings that something reads, beside the arguments of MMEngine's Runner and what a config has already.
+_SETTINGS = {'auto_scale_lr', 'find_unused_parameters', 'model_wrapper_cfg', 'sync_bn', 'tta_model', 'tta_pipeline'}
 
 
 class UserError(Exception):
@@ -47,14 +55,17 @@ class _Options(DictAction):
         bad = [value for value in values if '=' not in value]
         if bad:
             parser.error(f'{option_string} takes KEY=VALUE, got {bad[0]!r}')
-        super().__call__(parser, namespace, values, option_string)
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except Exception as error:  # of many kinds, from many places
+            parser.error(f'{option_string} cannot be read: {_first_line(error)}')
 
 
 def load_config(args: Namespace) -> Config:
     """The config of the command line, with its overrides, launcher and work directory.
 
     Raises:
-        UserError: The file is missing or can't be read, or an override does not fit.
+        UserError: The file is missing or can't be read, or an override does not fit or means nothing.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if not os.path.isfile(args.config):
@@ -66,6 +77,10 @@ def load_config(args: Namespace) -> Config:
     cfg.launcher = args.launcher
     options = args.cfg_options or {}
     cfg.new_options = [key for key in options if not _has(cfg, key)]
+    known = {*cfg, *_SETTINGS, *inspect.signature(Runner).parameters}
+    unknown = [key for key in options if key.split('.')[0] not in known]
+    if unknown:
+        raise UserError(f'--cfg-options: nothing reads {unknown[0]}, and {args.config} does not set it')
     try:
         cfg.merge_from_dict(options)
     except Exception as error:
@@ -84,7 +99,10 @@ def build_runner(cfg: Config, dataloaders: Sequence[str]) -> Runner:
     Raises:
         UserError: Data is missing, or the config does not describe something that can be built.
     """
-    allow_only_data_in_checkpoints()
+    try:
+        allow_only_data_in_checkpoints()
+    except ImportError as error:
+        raise UserError(str(error)) from error
     new_options = cfg.pop('new_options', [])
     check_data(cfg, dataloaders)
     if cfg.launcher == 'pytorch' and not torch.cuda.is_available():
@@ -93,6 +111,8 @@ def build_runner(cfg: Config, dataloaders: Sequence[str]) -> Runner:
         runner = Runner.from_cfg(cfg)
         for name in dataloaders:
             getattr(runner, name.replace('dataloader', 'loop'))
+        if 'train_dataloader' in dataloaders:
+            runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     except Exception as error:
         hint = f' (the config had no {", ".join(new_options)} before --cfg-options)' if new_options else ''
         raise UserError(f'{cfg.filename} cannot be built{hint}: {_first_line(error)}') from error
@@ -126,7 +146,7 @@ def check_data(cfg: Config, dataloaders: Sequence[str]) -> None:
                     raise UserError(
                         f'{name} looks for {path} in {os.getcwd()} and it is not there: '
                         f'{_SOURCES.get(Path(root).name, "get the data set")}, '
-                        f'or name another place with --cfg-options {name}.dataset.data_root=...'
+                        f'or make {root or path} a link to where you have it'
                     )
 
 
@@ -141,14 +161,27 @@ def _datasets(dataset: dict | None) -> Iterator[dict]:
         yield from _datasets(one)
 
 
-def check_checkpoint(path: str, model: torch.nn.Module) -> None:
-    """Raise ``UserError`` unless a local checkpoint fits the model, key by key and shape by shape."""
+def check_checkpoint(path: str, model: torch.nn.Module, whole: bool = True) -> None:
+    """Check that a local checkpoint fits a model.
+
+    Args:
+        path: The checkpoint. One with a URL is not looked at.
+        model: The model; what wraps it for several processes or for test-time augmentation does not count.
+        whole: Key by key and shape by shape. Otherwise it is a start for training, of which a part, such as a head
+            for other classes, may be left out with a warning. Default: True.
+
+    Raises:
+        UserError: It does not fit, or is no checkpoint.
+    """
     if '://' in path:
         return
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
     try:
         saved = state_dict_of(load_checkpoint(path), path)
     except ValueError as error:
         raise UserError(str(error)) from error
+    saved = {name.removeprefix('module.'): tensor for name, tensor in saved.items()}
     wanted = model.state_dict()
     problems = [
         f'{what} {", ".join(names[:3])}{" and more" if len(names) > 3 else ""}'
@@ -162,8 +195,12 @@ def check_checkpoint(path: str, model: torch.nn.Module) -> None:
         )
         if names
     ]
-    if problems:
+    if not problems:
+        return
+    fits = any(name in saved and wanted[name].shape == saved[name].shape for name in wanted)
+    if whole or not fits:
         raise UserError(f'{path} is a checkpoint of another model: {"; ".join(problems)}')
+    print_log(f'{path} fits the model in part: {"; ".join(problems)}', 'current', logging.WARNING)
 
 
 def run(main: Callable[[list[str] | None], None]) -> None:

@@ -26,7 +26,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 REQUIREMENTS = os.path.join(ROOT, 'requirements')
 PYTHON_VERSIONS = ('3.12', '3.11', '3.10')
 LANES = ('openmmlab', 'onedl')
+OLDEST_TORCH = (2, 6)
 STEPS = 5
+BASE_FILE = '.base'  # in an environment: the interpreter that it was built on
 NETWORK_ERRORS = (
     'NewConnectionError',
     'ConnectTimeoutError',
@@ -51,7 +53,7 @@ def main():
         if args.lane not in LANES:
             raise SetupError("Unknown lane '{}': use LANE=openmmlab or LANE=onedl.".format(args.lane))
         python = find_python(args.python)
-        Installer(args.lane, python).run()
+        Installer(args.lane, python, named=bool(args.python)).run()
     except SetupError as error:
         sys.exit('set-up: {}'.format(error))
     except KeyboardInterrupt:
@@ -67,11 +69,24 @@ def find_python(wanted):
         if path:
             version = output_or_none([path, '-c', 'import sys; print("%d.%d" % sys.version_info[:2])'])
         if version in PYTHON_VERSIONS:
-            return path
+            return base_of_own_environment(path)
         found.append('{} is {}'.format(name, 'Python ' + version if version else 'not usable'))
     raise SetupError(
         'mmacmix needs Python 3.10, 3.11 or 3.12 ({}); name one with PYTHON=/path/to/python3.'.format(', '.join(found))
     )
+
+
+def base_of_own_environment(python):
+    """The interpreter that an environment of this checkout was built on, if `python` is in one; else `python`.
+
+    So that one lane's environment, when it is active, does not become the base of the other's.
+    """
+    venv = os.path.dirname(os.path.dirname(os.path.abspath(python)))
+    base = os.path.join(venv, BASE_FILE)
+    if os.path.dirname(venv) == ROOT and os.path.exists(base):
+        with open(base) as file:
+            return file.read()
+    return python
 
 
 def output_or_none(command):
@@ -91,12 +106,16 @@ def pins(name):
 class Installer:
     """Fills one environment, step by step; every step may be run again."""
 
-    def __init__(self, lane, python):
-        self.lane, self.base_python = lane, python
+    def __init__(self, lane, python, named):
+        self.lane, self.base_python, self.named = lane, os.path.abspath(python), named
         self.venv = os.path.join(ROOT, '.venv' if lane == 'openmmlab' else '.venv-' + lane)
         self.python = os.path.join(self.venv, 'bin', 'python')
         self.log = os.path.join(self.venv, 'install.log')
         self.ready = os.path.join(self.venv, '.ready')
+        self.base = os.path.join(self.venv, BASE_FILE)
+        if not named and os.path.exists(self.base):
+            with open(self.base) as file:
+                self.base_python = file.read()
         self.step = 0
 
     def run(self):
@@ -137,10 +156,16 @@ class Installer:
         return digest.hexdigest()
 
     def is_ready(self, fingerprint):
-        if not os.path.exists(self.ready):
+        if not os.path.exists(self.ready) or (self.named and not self.is_built_on_base()):
             return False
         with open(self.ready) as stamp:
             return stamp.read() == fingerprint and output_or_none([self.python, '-c', 'print(1)']) == '1'
+
+    def is_built_on_base(self):
+        if not os.path.exists(self.base):
+            return False
+        with open(self.base) as file:
+            return file.read() == self.base_python
 
     # -- steps ---------------------------------------------------------------------------------------
 
@@ -167,7 +192,7 @@ class Installer:
             )
         if os.path.exists(self.ready):
             os.remove(self.ready)
-        if output_or_none([self.python, '-m', 'pip', '--version']) is None:
+        if not self.is_built_on_base() or output_or_none([self.python, '-m', 'pip', '--version']) is None:
             command = [self.base_python, '-m', 'venv', '--clear', self.venv]
             if subprocess.call(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
                 raise SetupError(
@@ -175,6 +200,8 @@ class Installer:
                     '(Debian and Ubuntu: apt install python3-venv).'.format(self.base_python)
                 )
         self.link_torch_of_base()
+        with open(self.base, 'w') as file:
+            file.write(self.base_python)
         self.end(started)
 
     def link_torch_of_base(self):
@@ -188,6 +215,11 @@ class Installer:
 
     def install_torch(self):
         version = output_or_none([self.python, '-c', 'import torch; print(torch.__version__)'])
+        if version and tuple(int(part) for part in version.split('.')[:2]) < OLDEST_TORCH:
+            raise SetupError(
+                '{} has torch {}, and reading checkpoints safely needs {}.{} or newer: upgrade it, or name another '
+                'Python with PYTHON=/path/to/python3.'.format(self.base_python, version, *OLDEST_TORCH)
+            )
         if version:
             self.begin('torch {} is already there and stays'.format(version))
             print()

@@ -88,16 +88,39 @@ def test_a_torch_of_the_interpreters_own_environment_is_seen_and_kept(checkout):
     assert found.strip() == torch.__file__
 
 
-@pytest.mark.parametrize('change', [None, 'pin'])
-def test_a_finished_set_up_does_nothing_until_a_pin_changes(checkout, change):
+def test_a_torch_that_is_too_old_is_refused(checkout):
+    old = checkout / 'old'
+    subprocess.run([BASE, '-m', 'venv', '--without-pip', old], check=True)
+    (site,) = (old / 'lib').glob('python*/site-packages')
+    (site / 'torch').mkdir()
+    (site / 'torch' / '__init__.py').write_text('__version__ = "2.1.2+cu118"')
+    python = old / 'bin' / 'python'
+    assert only_sentence(install(checkout, '--python', str(python))).startswith(
+        f'set-up: {python} has torch 2.1.2+cu118, and reading checkpoints safely needs 2.6 or newer'
+    )
+
+
+def test_an_active_environment_of_one_lane_is_not_the_base_of_the_other(checkout):
+    subprocess.run([BASE, '-m', 'venv', '--without-pip', checkout / '.venv'], check=True)
+    (checkout / '.venv' / '.base').write_text(BASE)
+    nowhere = dict(PIP_CONFIG_FILE=os.devnull, PIP_INDEX_URL='http://127.0.0.1:9/simple', PIP_FIND_LINKS='')
+    active = str(checkout / '.venv' / 'bin' / 'python')
+    install(checkout, '--lane', 'onedl', '--python', active, **nowhere, PIP_EXTRA_INDEX_URL='')
+    assert (checkout / '.venv-onedl' / '.base').read_text() == BASE
+
+
+@pytest.mark.parametrize('change', [None, 'pin', 'interpreter'])
+def test_a_finished_set_up_does_nothing_until_a_pin_or_the_interpreter_changes(checkout, change):
     spec = importlib.util.spec_from_file_location('install', checkout / 'requirements' / 'install.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     (checkout / '.venv' / 'bin').mkdir(parents=True)
     (checkout / '.venv' / 'bin' / 'python').symlink_to(sys.executable)
-    (checkout / '.venv' / '.ready').write_text(module.Installer('openmmlab', BASE).fingerprint())
-    if change:
+    (checkout / '.venv' / '.ready').write_text(module.Installer('openmmlab', BASE, named=False).fingerprint())
+    (checkout / '.venv' / '.base').write_text(BASE)
+    if change == 'pin':
         (checkout / 'requirements' / 'torch.txt').write_text('torch==2.14.0')
     # Where there is work to do, the missing compiler stops it before it starts.
-    done = install(checkout, CXX='no-such-compiler')
+    named = ['--python', sys.executable if change == 'interpreter' else BASE]
+    done = install(checkout, *named, CXX='no-such-compiler')
     assert (done.stdout == '') == (done.returncode == 0) == (change is None)

@@ -38,14 +38,23 @@ def main(argv: list[str] | None = None) -> None:
 
 def _save(checkpoint: dict, path: Path) -> None:
     """Write a file whole or not at all."""
+    if not path.parent.is_dir():
+        raise UserError(f'there is no folder {path.parent} to write {path.name} to')
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f'.{path.name}.', delete=False) as file:
         try:
             torch.save(checkpoint, file)
             file.close()
+            os.chmod(file.name, 0o666 & ~_umask())  # a temporary file is its owner's alone
             os.replace(file.name, path)
         except BaseException:
             os.unlink(file.name)
             raise
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 if __name__ == '__main__':

@@ -5,7 +5,6 @@ python tools/test.py configs/maskrcnn_acmix.py work_dirs/maskrcnn_acmix/epoch_12
 """
 
 from argparse import ArgumentParser
-from copy import deepcopy
 
 from mmengine.config import Config, ConfigDict
 
@@ -28,34 +27,36 @@ def main(argv: list[str] | None = None) -> None:
     cfg = load_config(args)
     segmentation = cfg.get('default_scope') == 'mmseg'
     if args.show or args.show_dir:
-        _draw(cfg, args.show, args.show_dir, args.wait_time)
+        _draw(cfg, args.show, args.show_dir, args.wait_time, segmentation)
     if args.out:
         _write_predictions(cfg, args.out, segmentation)
-    runner_cfg = deepcopy(cfg)
     if args.tta:
-        _augment(runner_cfg, segmentation)
-    runner = build_runner(runner_cfg, ['test_dataloader'])
-    check_checkpoint(args.checkpoint, runner.model.module if args.tta else runner.model)
+        _augment(cfg, segmentation)
+    runner = build_runner(cfg, ['test_dataloader'])
+    check_checkpoint(args.checkpoint, runner.model)
     runner.load_checkpoint(args.checkpoint)
     runner.test()
 
 
-def _draw(cfg: Config, show: bool, folder: str | None, seconds: float) -> None:
+def _draw(cfg: Config, show: bool, folder: str | None, seconds: float, segmentation: bool) -> None:
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
         raise UserError('--show and --show-dir need default_hooks.visualization, which the config does not set')
     hook.update(draw=True, show=show, wait_time=seconds)
-    if folder:
+    if folder and segmentation:
+        cfg.visualizer.save_dir = folder
+    elif folder:
         hook.test_out_dir = folder
 
 
 def _write_predictions(cfg: Config, out: str, segmentation: bool) -> None:
+    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
     if segmentation:
-        cfg.test_evaluator.update(output_dir=out, keep_results=True)
+        for evaluator in evaluators:
+            evaluator.update(output_dir=out, keep_results=True)
         return
     if not out.endswith(('.pkl', '.pickle')):
         raise UserError(f'--out takes a .pkl file for a detector, got {out}')
-    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
     cfg.test_evaluator = [*evaluators, dict(type='DumpDetResults', out_file_path=out)]
 
 
@@ -71,8 +72,9 @@ def _augment(cfg: Config, segmentation: bool) -> None:
             'tta_model',
             ConfigDict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
         )
-        pack = deepcopy(dataset.pipeline[-1])
-        pack['meta_keys'] = (*pack.get('meta_keys', ()), 'flip', 'flip_direction')
+        pack = dataset.pipeline[-1]
+        keys = pack.get('meta_keys', ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))
+        pack = ConfigDict(pack, meta_keys=(*keys, 'flip', 'flip_direction'))
         flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
         cfg.setdefault('tta_pipeline', [*dataset.pipeline[:-1], dict(type='TestTimeAug', transforms=[flips, [pack]])])
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:

@@ -8,6 +8,7 @@ tools/dist_train.sh configs/maskrcnn_acmix.py 8
 from argparse import ArgumentParser
 
 import torch
+from mmengine.runner import find_latest_checkpoint
 
 from mmacmix.running import UserError, add_common_arguments, build_runner, check_checkpoint, load_config, run
 
@@ -43,8 +44,9 @@ def main(argv: list[str] | None = None) -> None:
         cfg.load_from = None if args.resume == 'auto' else args.resume
 
     runner = build_runner(cfg, ['train_dataloader', 'val_dataloader'])
-    if cfg.get('load_from'):
-        check_checkpoint(cfg.load_from, runner.model)
+    checkpoint = find_latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else cfg.get('load_from')
+    if checkpoint:
+        check_checkpoint(checkpoint, runner.model, whole=cfg.get('resume', False))
     runner.train()
 
 

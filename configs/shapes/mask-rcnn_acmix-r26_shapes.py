@@ -63,4 +63,3 @@ param_scheduler = [
 ]
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(by_epoch=False, interval=iterations))
 log_processor = dict(by_epoch=False)
-env_cfg = dict(dist_cfg=dict(backend='gloo'))

@@ -84,7 +84,7 @@ class ACmixResNet(BaseModule):
     """ACmix-ResNet backbone.
 
     A ResNet of bottlenecks with the stride in the 3x3 convolution, and :class:`mmacmix.layers.ACmix` in its place.
-    Arguments that it shares with the ResNet of MMDetection and MMSegmentation have the same meaning and default.
+    Arguments that it shares with MMDetection's ResNet have the same meaning and default.
 
     Args:
         depth: 26, 38, 50 or 101.
@@ -95,7 +95,7 @@ class ACmixResNet(BaseModule):
         strides: Stride of each stage. Default: ``(1, 2, 2, 2)``.
         dilations: Dilation of each stage. Default: ``(1, 1, 1, 1)``.
         out_indices: Stages whose output is returned. Default: ``(0, 1, 2, 3)``.
-        acmix: Arguments of ACmix, such as ``num_heads``, ``attention_kernel_size`` and ``backend``.
+        acmix: ``num_heads``, ``attention_kernel_size`` and ``backend`` of ACmix.
             Default: ``dict(num_heads=4, attention_kernel_size=7)``.
         stage_with_acmix: Whether each stage has ACmix; the others keep plain 3x3 convolutions.
             Default: ``(True, True, True, True)``.
@@ -109,8 +109,7 @@ class ACmixResNet(BaseModule):
             normalisation layers at 1. The shifts of the convolution path stay. Default: None.
 
     Raises:
-        KeyError: There is no such depth.
-        ValueError: An argument is out of range, or does not have one entry a stage.
+        ValueError: There is no such depth, or an argument is out of range, or does not have one entry a stage.
 
     Example:
         >>> import torch

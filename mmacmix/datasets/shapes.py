@@ -76,9 +76,9 @@ def write_shapes(root: str | Path, train: int = 2000, val: int = 200, size: int 
     """Write the data set: PNG images, COCO instance annotations, and semantic maps of the same images.
 
     Files are ``images/{train,val}/*.png``, ``annotations/instances_{train,val}.json`` and
-    ``semantic/{train,val}/*.png``. The semantic maps follow ADE20K: 0 is unlabelled (and does not occur), 1 the
-    background, 2 and up ``CLASSES``. The same arguments write the same files, and more images of a split leave the
-    first ones as they are.
+    ``semantic/{train,val}/*.png``; those of an earlier call are replaced. The semantic maps follow ADE20K: 0 is
+    unlabelled (and does not occur), 1 the background, 2 and up ``CLASSES``. The same arguments write the same files,
+    and more images of a split leave the first ones as they are.
 
     Args:
         root: Folder to write to, made where needed.
@@ -104,6 +104,8 @@ def write_shapes(root: str | Path, train: int = 2000, val: int = 200, size: int 
         folders = [root / kind / split for kind in ('images', 'semantic')]
         for folder in (*folders, root / 'annotations'):
             folder.mkdir(parents=True, exist_ok=True)
+            for stale in folder.glob(6 * '[0-9]' + '.png'):
+                stale.unlink()
         images, annotations = [], []
         for index in range(count):
             scene = draw_scene(np.random.default_rng((seed, split_index, index)), size)

@@ -7,7 +7,7 @@ from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..ops import check_window, neighborhood_attention
+from ..ops import available_backends, check_window, neighborhood_attention
 from .shift_conv import ShiftConv
 
 
@@ -79,6 +79,8 @@ class ACmix(BaseModule):
                 raise ValueError(f'{name} must be a positive integer, got {number!r}')
         if out_channels % num_heads:
             raise ValueError(f'out_channels must be a multiple of num_heads, got {out_channels} and {num_heads}')
+        if backend not in ('auto', *available_backends()):
+            raise ValueError(f"backend must be 'auto' or one of {available_backends()}, got {backend!r}")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride, self.dilation = (kernel_size,) * 2, (stride,) * 2, (dilation,) * 2
         self.padding = (same, same)
@@ -141,7 +143,7 @@ def _coordinates(x: Tensor) -> Tensor:
 
 def _square(name: str, value: int | Sequence[int]) -> int:
     """The one number of an int or of a pair of equal ints."""
-    if isinstance(value, int):
+    if not isinstance(value, Sequence):
         return value
     if len(value) != 2 or value[0] != value[1]:
         raise ValueError(f'ACmix is square: {name} must be one number or two equal ones, got {value}')

@@ -99,7 +99,9 @@ class _BlockedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value, kernel_size, stride, dilation):
         dtype = torch.promote_types(query.dtype, torch.float32)
-        cut = _cut(key.shape[3:], query.shape[3:], kernel_size, stride, dilation, dtype, query.device)
+        # While a tracer shows fake tensors instead of real ones, they must not get into the cache.
+        cut_of = _cut if type(query.new_empty(0)) is Tensor else _cut.__wrapped__
+        cut = cut_of(key.shape[3:], query.shape[3:], kernel_size, stride, dilation, dtype, query.device)
         queries = _stack_queries(query.to(dtype), cut)
         keys, values = (_windows(_stack_keys(maps.to(dtype), cut), cut) for maps in (key, value))
         outputs = torch.empty_like(queries)

@@ -61,6 +61,8 @@ def neighborhood_attention(
     names = available_backends(query.device)
     if backend != 'auto' and backend not in names:
         raise ValueError(f"backend must be 'auto' or one of {names} on {query.device}, got {backend!r}")
+    if not query.shape[0]:  # as a convolution of no images: no output, still in the graph
+        return query + key.sum() + value.sum()
     attend = _BACKENDS[names[0] if backend == 'auto' else backend]
     return attend(query, key, value, kernel_size, stride, dilation)
 
@@ -72,9 +74,9 @@ def _check(query: Tensor, key: Tensor, value: Tensor, kernel_size: int, stride: 
             'query, key and value must share one floating-point dtype, got '
             f'{query.dtype}, {key.dtype} and {value.dtype}'
         )
-    if not (query.dim() == key.dim() == 5 and min(key.shape) > 0):
+    if not (query.dim() == key.dim() == 5 and min(key.shape[1:]) > 0):
         raise ValueError(
-            'query, key and value must be non-empty and of shape (B, heads, head_dim, H, W), got '
+            'query, key and value must be of shape (B, heads, head_dim, H, W), none but B zero, got '
             f'{tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}'
         )
     wanted = (*key.shape[:3], *(-(-side // stride) for side in key.shape[3:]))

@@ -7,8 +7,9 @@ import mmcv
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmengine.structures import BaseDataElement, InstanceData
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from mmengine.visualization import Visualizer
+from torch import Tensor
 
 _SIDE = 400  # pixels of a panel's longer side
 _GAP = 6
@@ -24,8 +25,9 @@ def draw_gallery(
     """Draw samples into one PNG, each as input, ground truth and prediction.
 
     Args:
-        samples: What a detector returned in an evaluation: ``img_path``, ``gt_instances`` and ``pred_instances``, the
-            latter two in pixels of the original image.
+        samples: What a model returned in an evaluation: ``img_path`` and, in pixels of the original image,
+            ``gt_instances`` and ``pred_instances`` of a detector, ``gt_sem_seg`` and ``pred_sem_seg`` of a segmentor.
+            What a sample lacks is not drawn.
         visualizer: The host library's own, which knows how to draw such a sample, with its ``dataset_meta``.
         path: The PNG to write.
         columns: Samples side by side. Default: 2.
@@ -41,11 +43,18 @@ def draw_gallery(
         image = mmcv.imresize(image, (width, height), interpolation='bilinear' if factor < 1 else 'nearest')
         sample = sample.clone()
         for name in ('gt_instances', 'pred_instances'):
-            setattr(sample, name, _resize(sample.get(name), factor, (height, width)))
+            if name in sample:
+                setattr(sample, name, _resize(sample.get(name), factor, (height, width)))
+        for name in ('gt_sem_seg', 'pred_sem_seg'):
+            if name in sample:
+                setattr(sample, name, PixelData(data=_resize_masks(sample.get(name).data, (height, width))))
+        threshold = dict(pred_score_thr=score_thr) if 'pred_instances' in sample else {}
         row = [image]
-        for truth in (True, False):
-            artist.add_datasample('', image, sample, draw_gt=truth, draw_pred=not truth, pred_score_thr=score_thr)
-            row.append(artist.get_image())
+        for truth, name in ((True, 'gt'), (False, 'pred')):
+            drawn = f'{name}_instances' in sample or f'{name}_sem_seg' in sample
+            if drawn:
+                artist.add_datasample('', image, sample, draw_gt=truth, draw_pred=not truth, **threshold)
+            row.append(artist.get_image() if drawn else image)
         panels.append(_join(row, 1, _GAP))
     rows = [_join(panels[first : first + columns], 1, 4 * _GAP) for first in range(0, len(panels), columns)]
     mmcv.imwrite(mmcv.rgb2bgr(_join(rows, 0, _GAP)), str(path))
@@ -59,9 +68,13 @@ def _resize(instances: InstanceData, factor: float, size: Sequence[int]) -> Inst
     if 'masks' in instances:
         masks = instances.masks
         masks = masks.to_tensor(torch.uint8, 'cpu') if hasattr(masks, 'to_tensor') else torch.as_tensor(masks)
-        masks = F.interpolate(masks[None].to(torch.uint8), size=tuple(size), mode='nearest')[0]
-        instances.masks = masks.bool()
+        instances.masks = _resize_masks(masks, size).bool()
     return instances
+
+
+def _resize_masks(masks: Tensor, size: Sequence[int]) -> Tensor:
+    """``(N, H, W)``, N may be 0."""
+    return F.interpolate(masks[:, None].to('cpu', torch.uint8), size=tuple(size), mode='nearest')[:, 0]
 
 
 def _join(images: list[np.ndarray], axis: int, gap: int) -> np.ndarray:

@@ -124,6 +124,14 @@ def test_is_registered_once_under_its_name():
     assert isinstance(build_conv_layer(dict(type='ACmix', num_heads=2), 6, 4, 3, padding=1), ACmix)
 
 
+def test_a_batch_of_no_images_as_region_heads_have_them():
+    layer = ACmix(4, 8, stride=2)
+    out = layer(torch.zeros(0, 4, 7, 7))
+    assert out.shape == (0, 8, 4, 4)
+    out.sum().backward()
+    assert all(parameter.grad is not None for parameter in layer.parameters() if parameter.requires_grad)
+
+
 @pytest.mark.parametrize('kernel_size, stride', [(3, 1), (3, 2), (1, 1)])
 def test_conv_module_takes_it_as_conv_cfg(kernel_size, stride):
     module = ConvModule(

@@ -143,6 +143,25 @@ def test_mixed_dtypes_are_refused():
         neighborhood_attention(query, key, value.float())
 
 
+def test_a_batch_of_no_images_stays_in_the_graph():
+    maps = [torch.zeros(0, 2, 4, 5, 5, requires_grad=True) for _ in range(3)]
+    out = neighborhood_attention(*maps)
+    assert out.shape == (0, 2, 4, 5, 5)
+    out.sum().backward()
+    assert all(each.grad is not None for each in maps)
+
+
+def test_tracing_with_fake_tensors_leaves_nothing_behind():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    maps = [torch.rand(1, 2, 4, 11, 13) for _ in range(3)]
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        neighborhood_attention(*map(mode.from_tensor, maps), backend='blocked')
+    torch.testing.assert_close(
+        neighborhood_attention(*maps, backend='blocked'), neighborhood_attention(*maps, backend='reference')
+    )
+
+
 def test_unknown_device_has_no_backends():
     with pytest.raises(RuntimeError):
         available_backends('abacus')

@@ -3,7 +3,7 @@ import pytest
 import torch
 from mmdet.structures import DetDataSample
 from mmdet.visualization import DetLocalVisualizer
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
 from PIL import Image
 
 from mmacmix.reporting import draw_gallery
@@ -56,6 +56,37 @@ def test_input_truth_and_prediction_side_by_side(tmp_path, visualizer, height, w
     assert before == (0, 0)
     assert truth[0] > 0.3 and truth[1] < 0.02  # but for the end of a label
     assert prediction[1] > 0.3 and prediction[0] < 0.02  # the unsure one is left out
+
+
+def test_images_without_objects_predictions_or_truth(tmp_path, visualizer):
+    samples = [sample_of(tmp_path, str(index), 40, 80) for index in range(3)]
+    samples[0].gt_instances = samples[0].gt_instances[:0]
+    samples[1].pred_instances = samples[1].pred_instances[:0]
+    del samples[2].gt_instances
+    draw_gallery(samples, visualizer, tmp_path / 'gallery.png', columns=1)
+    picture = np.array(Image.open(tmp_path / 'gallery.png').convert('RGB'))
+    rows = [picture[first : first + 200] for first in range(0, 3 * 206, 206)]
+    drawn = [[changed(row[:, 406 * panel :][:, :400]) != (0, 0) for panel in (1, 2)] for row in rows]
+    assert drawn == [[False, True], [True, False], [False, True]]
+
+
+def test_semantic_maps(tmp_path):
+    from mmseg.structures import SegDataSample
+    from mmseg.visualization import SegLocalVisualizer
+
+    artist = SegLocalVisualizer()
+    artist.dataset_meta = dict(classes=('ground', 'thing'), palette=[(0, 0, 255), (255, 0, 0)])
+    path = tmp_path / 'image.png'
+    Image.fromarray(np.full((40, 80, 3), 120, np.uint8)).save(path)
+    truth = torch.zeros(1, 40, 80, dtype=torch.long)
+    truth[..., 40:] = 1
+    sample = SegDataSample(metainfo=dict(img_path=str(path)))
+    sample.gt_sem_seg, sample.pred_sem_seg = PixelData(data=truth), PixelData(data=1 - truth)
+    draw_gallery([sample], artist, tmp_path / 'gallery.png')
+    picture = np.array(Image.open(tmp_path / 'gallery.png').convert('RGB')).astype(int)
+    red_over_blue = picture[10, :, 0] - picture[10, :, 2]
+    left, right = 406 + 20, 406 + 380  # of the truth's panel; the prediction's is 406 further
+    assert (np.sign(red_over_blue[[20, left, right, left + 406, right + 406]]) == [0, -1, 1, 1, -1]).all()
 
 
 def test_samples_of_different_sizes_fill_rows(tmp_path, visualizer):

@@ -93,16 +93,17 @@ def test_resume_goes_on_from_the_last_checkpoint(place):
     assert (place / 'resumed' / 'iter_3.pth').exists()
 
 
-def test_two_processes_train_on_the_cpu(place):
-    done = subprocess.run(
-        [ROOT / 'tools' / 'dist_train.sh', CONFIG, '2', '--work-dir', 'two', '--cfg-options', *TINY],
-        cwd=place,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, 'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}'},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_two_processes_train_and_test_on_the_cpu(place):
+    for command in (['dist_train.sh', CONFIG, '2'], ['dist_test.sh', CONFIG, 'two/iter_2.pth', '2']):
+        done = subprocess.run(
+            [ROOT / 'tools' / command[0], *command[1:], '--work-dir', 'two', '--cfg-options', *TINY],
+            cwd=place,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, 'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}'},
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
     assert (place / 'two' / 'iter_2.pth').exists() and (place / 'two' / 'gallery.png').exists()
 
 
@@ -171,6 +172,13 @@ def test_hosts_own_train_runs_the_config_outside_the_checkout(place):
      'get COCO 2017'),
     ('train.py', [CONFIG, '--cfg-options', 'model.backbone.dept=50'],
      'cannot be built (the config had no model.backbone.dept before --cfg-options): '),
+    ('train.py', [CONFIG, '--cfg-options', 'modle.backbone.depth=50'],
+     '--cfg-options: nothing reads modle.backbone.depth, and '),
+    ('train.py', [CONFIG, '--cfg-options', 'optim_wrapper.optimizer.lrr=1', *TINY],
+     'cannot be built (the config had no optim_wrapper.optimizer.lrr before --cfg-options): '),
+    ('train.py', [CONFIG, '--cfg-options', 'a=[1,2'], '--cfg-options cannot be read: '),
+    ('train.py', [CONFIG, '--resume', '--work-dir', 'run'], 'iter_2.pth is a checkpoint of another model: shapes '),
+    ('train.py', [CONFIG, '--cfg-options', 'load_from=other.pth'], 'other.pth is a checkpoint of another model: it '),
     ('train.py', [CONFIG, '--cfg-options', 'model'], "--cfg-options takes KEY=VALUE, got 'model'"),
     ('train.py', [CONFIG, '--cfg-options', 'train_cfg.max_iters.x=1'], '--cfg-options do not fit'),
     ('train.py', [CONFIG, '--resume', 'nothing.pth', '--cfg-options', *TINY], 'there is no checkpoint at nothing.pth'),
@@ -183,11 +191,12 @@ def test_hosts_own_train_runs_the_config_outside_the_checkout(place):
 ])  # yapf: disable
 def test_mistakes_are_told_in_one_sentence(place, monkeypatch, capsys, tool, arguments, message):
     monkeypatch.chdir(place)
+    torch.save(dict(state_dict=torch.nn.Linear(2, 3).state_dict()), 'other.pth')
     spec = importlib.util.spec_from_file_location('tool', ROOT / 'tools' / tool)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     with pytest.raises((UserError, SystemExit)) as caught:
-        module.main([*map(str, arguments), '--work-dir', 'mistake'])
+        module.main(['--work-dir', 'mistake', *map(str, arguments)])
     told = str(caught.value) if caught.type is UserError else capsys.readouterr().err.splitlines()[-1]
     assert message.format(place=place) in told
     assert '\n' not in told

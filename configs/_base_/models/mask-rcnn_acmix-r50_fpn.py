@@ -16,6 +16,5 @@ model = dict(
         norm_cfg=dict(type='BN', requires_grad=True),
         norm_eval=False,
         acmix=dict(num_heads=4, attention_kernel_size=7),
-        init_cfg=None,
     )
 )
