@@ -15,6 +15,7 @@ untouched.
 import argparse
 import hashlib
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -130,10 +131,11 @@ class Installer:
         )
         (mmcv,) = [pin for pin in pins(self.lane) if pin.split('==')[0] in ('mmcv', 'onedl-mmcv')]
         others = [pin for pin in pins(self.lane) if pin != mmcv]
+        build = pins('build') + [pin for pin in others if pin.split('==')[0] in ('numpy', 'setuptools')]
         self.create_environment()
         self.install_torch()
         # After torch, which may raise setuptools beyond what mmcv can be built with.
-        self.install('build tools and numpy', pins('build') + [pin for pin in others if pin.startswith('numpy')])
+        self.install('build tools and numpy', build)
         self.build_mmcv(mmcv)
         self.install(
             'MMDetection, MMSegmentation, tools for tests, mmacmix',
@@ -319,7 +321,10 @@ class Installer:
                 'No package index could be reached: connect to the network, or name an index that can '
                 'be reached with PIP_INDEX_URL, and run the same command again.'
             )
-        errors = [line.strip() for line in last.splitlines() if 'error' in line.lower()]
+        lines = [line.strip() for line in last.splitlines()]
+        errors = [line for line in lines if re.match(r'\w+Error\b', line)] or [
+            line for line in lines if 'error' in line.lower()
+        ]
         return SetupError(
             '{} failed{}; the whole output is in {}.'.format(
                 what, ' (' + errors[0][:200] + ')' if errors else '', os.path.relpath(self.log)

@@ -6,8 +6,9 @@ _base_ = [
     'mmdet::_base_/default_runtime.py',
 ]
 
-# With few images a step, a slow average of the statistics.
-norm_cfg = dict(type='BN', momentum=0.02)
+# Two images a process are too few for batch normalisation: it would learn to rely on the statistics of just these.
+norm_cfg = dict(type='IN', affine=True, requires_grad=True)
+head_norm_cfg = dict(type='BN', momentum=0.02)  # regions are many
 
 model = dict(
     backbone=dict(depth=26, base_channels=32, deep_stem=True, norm_cfg=norm_cfg),
@@ -22,7 +23,7 @@ model = dict(
             in_channels=64,
             conv_out_channels=64,
             fc_out_channels=256,
-            norm_cfg=norm_cfg,
+            norm_cfg=head_norm_cfg,
             num_classes=6,
             reg_class_agnostic=True,
         ),
@@ -31,7 +32,7 @@ model = dict(
             num_convs=2,
             in_channels=64,
             conv_out_channels=32,
-            norm_cfg=norm_cfg,
+            norm_cfg=head_norm_cfg,
             num_classes=6,
             class_agnostic=True,
         ),
