@@ -6,7 +6,8 @@ _base_ = [
     'mmdet::_base_/default_runtime.py',
 ]
 
-# Two images a process are too few for batch normalisation: it would learn to rely on the statistics of just these.
+# Two images a process are too few for batch normalisation: training comes to rely on the statistics of just these, which
+# evaluation does not have.
 norm_cfg = dict(type='IN', affine=True, requires_grad=True)
 head_norm_cfg = dict(type='BN', momentum=0.02)  # regions are many
 
@@ -45,7 +46,7 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=100)),
 )
 
-iterations = 1000
+iterations = 850
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=iterations)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

@@ -69,7 +69,7 @@ def test_builds_the_backbone_that_its_name_says(name):
 
 def _maps(backbone):
     with torch.no_grad():
-        return backbone.eval()(torch.rand(1, 3, 32, 32))
+        return backbone.eval()(torch.rand(1, 3, 64, 64))
 
 
 @pytest.mark.parametrize('name', DETECTION)
@@ -87,7 +87,7 @@ def test_rates_norms_and_positions_take_no_weight_decay(name):
     norms = {
         f'{name}.{leaf}'
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.BatchNorm2d)
+        if isinstance(module, (torch.nn.BatchNorm2d, torch.nn.InstanceNorm2d))
         for leaf in ('weight', 'bias')
     }
     assert acmix and free == wanted | norms
