@@ -6,8 +6,8 @@ _base_ = [
     'mmdet::_base_/default_runtime.py',
 ]
 
-# Two images a process are too few for batch normalisation: training comes to rely on the statistics of just these, which
-# evaluation does not have.
+# Two images a process are too few for batch normalisation: training comes to rely on the statistics of just these,
+# which evaluation does not have.
 norm_cfg = dict(type='IN', affine=True, requires_grad=True)
 head_norm_cfg = dict(type='BN', momentum=0.02)  # regions are many
 
