@@ -3,6 +3,7 @@
 import os
 import pickle
 import warnings
+import zipfile
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -91,9 +92,17 @@ def load_checkpoint(path: str | Path) -> Any:
         raise ValueError(f'there is no checkpoint at {path}') from None
     except Exception as error:
         reason = f'{type(error).__name__} {error}'.splitlines()[0]
-        if 'weights_only' in str(error) or 'Unsupported global' in str(error):
+        if not _is_written_by_torch(path):
+            reason = 'it is no file that torch.save writes'
+        elif 'weights_only' in str(error) or 'Unsupported global' in str(error):
             reason = 'it holds Python objects, which could run code, beside its tensors'
         raise ValueError(f'{path} cannot be read as a checkpoint: {reason}') from error
+
+
+def _is_written_by_torch(path: str | Path) -> bool:
+    """Whether it is a zip file or, as in older days, a pickle."""
+    with open(path, 'rb') as file:
+        return file.read(1) == b'\x80' or zipfile.is_zipfile(path)
 
 
 def state_dict_of(checkpoint: Any, path: str | Path = 'the checkpoint') -> dict[str, torch.Tensor]:

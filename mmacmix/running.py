@@ -24,8 +24,16 @@ _SOURCES = {
 }
 
 
-# Top-level settings that something reads, beside the arguments of MMEngine's Runner and what a config has already.
-_SETTINGS = {'auto_scale_lr', 'find_unused_parameters', 'model_wrapper_cfg', 'sync_bn', 'tta_model', 'tta_pipeline'}
+# Top-level settings that something reads, beside the arguments of MMEngine's Runner.
+_SETTINGS = {
+    'auto_scale_lr',
+    'custom_imports',
+    'find_unused_parameters',
+    'model_wrapper_cfg',
+    'sync_bn',
+    'tta_model',
+    'tta_pipeline',
+}
 
 
 class UserError(Exception):
@@ -77,10 +85,11 @@ def load_config(args: Namespace) -> Config:
     cfg.launcher = args.launcher
     options = args.cfg_options or {}
     cfg.new_options = [key for key in options if not _has(cfg, key)]
-    known = {*cfg, *_SETTINGS, *inspect.signature(Runner).parameters}
-    unknown = [key for key in options if key.split('.')[0] not in known]
-    if unknown:
-        raise UserError(f'--cfg-options: nothing reads {unknown[0]}, and {args.config} does not set it')
+    known = {*_SETTINGS, *inspect.signature(Runner).parameters}
+    unread = [key for key in options if key.split('.')[0] not in known]
+    if unread:
+        why = 'has made other settings of it already' if unread[0].split('.')[0] in cfg else 'does not set it'
+        raise UserError(f'--cfg-options: nothing reads {unread[0]}, and {args.config} {why}')
     try:
         cfg.merge_from_dict(options)
     except Exception as error:

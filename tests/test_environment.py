@@ -111,9 +111,15 @@ def test_a_training_state_of_mmengine_is_read(tmp_path):
 
 def test_missing_and_broken_files_are_named(tmp_path):
     (tmp_path / 'broken.pth').write_bytes(b'not a checkpoint')
-    for name in ('absent.pth', 'broken.pth'):
-        with pytest.raises(ValueError, match=name):
+    torch.save(dict(a=torch.ones(100)), tmp_path / 'half.pth')
+    whole = (tmp_path / 'half.pth').read_bytes()
+    (tmp_path / 'half.pth').write_bytes(whole[: len(whole) // 2])
+    for name, reason in (('absent.pth', 'there is no checkpoint'), ('broken.pth', 'no file that torch.save writes')):
+        with pytest.raises(ValueError, match=reason) as caught:
             load_checkpoint(tmp_path / name)
+        assert name in str(caught.value)
+    with pytest.raises(ValueError, match=r'half\.pth cannot be read'):
+        load_checkpoint(tmp_path / 'half.pth')
 
 
 @pytest.mark.parametrize('wrap', [lambda s: s, lambda s: dict(state_dict=s, meta={}), lambda s: dict(model=s)])

@@ -5,9 +5,11 @@ python tools/train.py configs/maskrcnn_acmix.py
 tools/dist_train.sh configs/maskrcnn_acmix.py 8
 """
 
+import logging
 from argparse import ArgumentParser
 
 import torch
+from mmengine.logging import print_log
 from mmengine.runner import find_latest_checkpoint
 
 from mmacmix.running import UserError, add_common_arguments, build_runner, check_checkpoint, load_config, run
@@ -45,6 +47,8 @@ def main(argv: list[str] | None = None) -> None:
 
     runner = build_runner(cfg, ['train_dataloader', 'val_dataloader'])
     checkpoint = find_latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else cfg.get('load_from')
+    if args.resume == 'auto' and not checkpoint:
+        print_log(f'{cfg.work_dir} holds no checkpoint: training starts anew', 'current', logging.WARNING)
     if checkpoint:
         check_checkpoint(checkpoint, runner.model, whole=cfg.get('resume', False))
     runner.train()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers import ACmix
+from .pretrained import check_pretrained
 
 
 class Bottleneck(BaseModule):
@@ -142,13 +143,17 @@ class ACmixResNet(BaseModule):
         init_cfg: dict | Sequence[dict] | None = None,
     ) -> None:
         if depth not in self.arch_settings:
-            raise ValueError(f'depth must be one of {tuple(self.arch_settings)}, got {depth}')
+            raise ValueError(f'depth must be one of {tuple(self.arch_settings)}, got {depth!r}')
         if not 1 <= num_stages <= 4:
             raise ValueError(f'num_stages must be 1 to 4, got {num_stages}')
         for name, values in (('strides', strides), ('dilations', dilations), ('stage_with_acmix', stage_with_acmix)):
-            if len(values) < num_stages:
+            if not isinstance(values, Sequence) or len(values) < num_stages:
                 raise ValueError(f'{name} must have an entry for each of {num_stages} stages, got {values}')
-        if not out_indices or not all(0 <= index < num_stages for index in out_indices):
+        if (
+            not isinstance(out_indices, Sequence)
+            or not out_indices
+            or not all(0 <= index < num_stages for index in out_indices)
+        ):
             raise ValueError(f'out_indices must name stages 0 to {num_stages - 1}, got {out_indices}')
         if not -1 <= frozen_stages <= num_stages:
             raise ValueError(f'frozen_stages must be -1 to {num_stages}, got {frozen_stages}')
@@ -221,6 +226,15 @@ class ACmixResNet(BaseModule):
             if index in self.out_indices:
                 outs.append(x.contiguous(memory_format=memory_format))
         return tuple(outs)
+
+    def init_weights(self) -> None:
+        """Initialise as ``init_cfg`` says.
+
+        Raises:
+            ValueError: Nothing in the checkpoint of a ``Pretrained`` one fits.
+        """
+        check_pretrained(self)
+        super().init_weights()
 
     def train(self, mode: bool = True) -> 'ACmixResNet':
         """Switch between training and evaluation; frozen stages and fixed statistics stay as they are."""

@@ -97,7 +97,16 @@ class ACmix(BaseModule):
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, ceil(H / stride), ceil(W / stride))``."""
+        """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, ceil(H / stride), ceil(W / stride))``.
+
+        Raises:
+            TypeError: ``x`` is not a tensor.
+            ValueError: It has another shape.
+        """
+        if not isinstance(x, Tensor):
+            raise TypeError(f'ACmix takes a tensor, got {type(x).__name__}')
+        if x.dim() != 4 or x.shape[1] != self.in_channels or 0 in x.shape[2:]:
+            raise ValueError(f'ACmix takes (B, {self.in_channels}, H, W), H and W at least 1, got {tuple(x.shape)}')
         # Both paths read whole pixels. Behind, other people's operators may take NCHW memory for granted (mmcv's
         # RoIAlign reads a channels_last map as if it were NCHW), so the output gets the input's format back.
         memory_format = torch.contiguous_format if x.is_contiguous() else torch.channels_last

@@ -154,6 +154,22 @@ def test_pretrained_init_cfg_loads_a_checkpoint(tmp_path):
         assert torch.equal(network.state_dict()[name], tensor), name
 
 
+def test_a_checkpoint_of_which_nothing_fits_is_refused(tmp_path):
+    def load(**init_cfg):
+        small(init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'weights.pth'), **init_cfg)).init_weights()
+
+    torch.save(golden.load('resnet26').state_dict, tmp_path / 'weights.pth')
+    with pytest.raises(ValueError, match=r'weights\.pth has no weights of this ACmixResNet: convert a published one'):
+        load()
+    state_dict = {f'backbone.{name}': tensor for name, tensor in small().state_dict().items()}
+    torch.save(dict(state_dict=state_dict), tmp_path / 'weights.pth')
+    with pytest.raises(ValueError, match=r"init_cfg needs prefix='backbone\.'"):
+        load()
+    load(prefix='backbone')
+    state_dict.pop('backbone.conv1.weight')  # the rest fits
+    load(prefix='backbone.')
+
+
 def test_is_registered_under_its_name():
     assert MODELS.get('ACmixResNet') is ACmixResNet
 
@@ -178,6 +194,9 @@ def test_acmix_inside_the_hosts_own_resnet(host):
 @pytest.mark.parametrize(
     'arguments, message',
     [
+        (dict(depth='50'), r"depth must be one of \(26, 38, 50, 101\), got '50'"),
+        (dict(out_indices=3), 'out_indices must name stages 0 to 3, got 3'),
+        (dict(stage_with_acmix=True), 'stage_with_acmix must have an entry for each of 4 stages, got True'),
         (dict(depth=34), r'depth must be one of \(26, 38, 50, 101\), got 34'),
         (dict(num_stages=5), 'num_stages must be 1 to 4, got 5'),
         (dict(out_indices=(0, 4)), r'out_indices must name stages 0 to 3, got \(0, 4\)'),

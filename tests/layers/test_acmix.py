@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from mmcv.cnn import ConvModule, build_conv_layer
@@ -162,3 +163,17 @@ def test_conv_module_takes_it_as_conv_cfg(kernel_size, stride):
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         ACmix(**{'in_channels': 8, 'out_channels': 8, **arguments})
+
+
+@pytest.mark.parametrize(
+    'x, error, message',
+    [
+        (torch.rand(8, 9, 9), ValueError, r'takes \(B, 8, H, W\), H and W at least 1, got \(8, 9, 9\)'),
+        (torch.rand(1, 4, 9, 9), ValueError, r'got \(1, 4, 9, 9\)'),
+        (torch.rand(1, 8, 0, 9), ValueError, r'got \(1, 8, 0, 9\)'),
+        (np.zeros((1, 8, 9, 9)), TypeError, 'takes a tensor, got ndarray'),
+    ],
+)
+def test_bad_inputs_are_named(x, error, message):
+    with pytest.raises(error, match=message):
+        ACmix(8, 8)(x)

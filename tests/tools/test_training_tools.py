@@ -104,7 +104,7 @@ def test_two_processes_train_and_test_on_the_cpu(place):
             env={**os.environ, 'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}'},
         )
         assert done.returncode == 0, done.stderr[-3000:]
-    assert (place / 'two' / 'iter_2.pth').exists() and (place / 'two' / 'gallery.png').exists()
+    assert all((place / 'two' / name).exists() for name in ('iter_2.pth', 'gallery.png', 'test_gallery.png'))
 
 
 def test_test_writes_predictions_pictures_and_results(place):
@@ -123,7 +123,7 @@ def test_test_writes_predictions_pictures_and_results(place):
         cwd=place,
     )
     assert len(pickle.loads((place / 'predictions.pkl').read_bytes())) == 3
-    assert (place / 'tested' / 'results.json').exists()
+    assert json.loads((place / 'tested' / 'test_results.json').read_text()).keys() >= {'coco/bbox_mAP'}
     assert len(list((place / 'tested').rglob('shown/*.png'))) == 3
 
 
@@ -174,6 +174,8 @@ def test_hosts_own_train_runs_the_config_outside_the_checkout(place):
      'cannot be built (the config had no model.backbone.dept before --cfg-options): '),
     ('train.py', [CONFIG, '--cfg-options', 'modle.backbone.depth=50'],
      '--cfg-options: nothing reads modle.backbone.depth, and '),
+    ('train.py', [CONFIG, '--cfg-options', 'iterations=2'],
+     '--cfg-options: nothing reads iterations, and {config} has made other settings of it already'),
     ('train.py', [CONFIG, '--cfg-options', 'optim_wrapper.optimizer.lrr=1', *TINY],
      'cannot be built (the config had no optim_wrapper.optimizer.lrr before --cfg-options): '),
     ('train.py', [CONFIG, '--cfg-options', 'a=[1,2'], '--cfg-options cannot be read: '),
@@ -185,7 +187,7 @@ def test_hosts_own_train_runs_the_config_outside_the_checkout(place):
     ('train.py', [CONFIG, '--auto-scale-lr'], '--auto-scale-lr needs auto_scale_lr.base_batch_size'),
     ('test.py', [CONFIG, 'run/iter_2.pth'], 'run/iter_2.pth is a checkpoint of another model: shapes differ for '),
     ('test.py', [CONFIG, 'data/shapes/annotations/instances_val.json', '--cfg-options', *TINY],
-     'instances_val.json cannot be read as a checkpoint'),
+     'instances_val.json cannot be read as a checkpoint: it is no file that torch.save writes'),
     ('test.py', [CONFIG, 'run/iter_2.pth', '--tta'], '--tta merges boxes alone in MMDetection'),
     ('test.py', [CONFIG, 'run/iter_2.pth', '--out', 'x.json'], '--out takes a .pkl file for a detector, got x.json'),
 ])  # yapf: disable
@@ -198,7 +200,7 @@ def test_mistakes_are_told_in_one_sentence(place, monkeypatch, capsys, tool, arg
     with pytest.raises((UserError, SystemExit)) as caught:
         module.main(['--work-dir', 'mistake', *map(str, arguments)])
     told = str(caught.value) if caught.type is UserError else capsys.readouterr().err.splitlines()[-1]
-    assert message.format(place=place) in told
+    assert message.format(place=place, config=CONFIG) in told
     assert '\n' not in told
 
 
