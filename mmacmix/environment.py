@@ -4,6 +4,7 @@ import os
 import pickle
 import warnings
 import zipfile
+from collections import OrderedDict
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,9 @@ def _training_state_types() -> list[Any]:
     # NumPy's own unpickling functions. They moved between versions 1 and 2, and files of either name them.
     functions = [function.__reduce__()[0] for function in (np.zeros(1), np.float64(0))]
     named = [(f, f'numpy.{core}.multiarray.{f.__name__}') for f in functions for core in ('core', '_core')]
-    return [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *named, (_statistics_method, 'builtins.getattr')]
+    # Swin's original repository, and what is built on it, saves its settings beside the weights: a kind of dictionary.
+    others = [(_statistics_method, 'builtins.getattr'), (OrderedDict, 'yacs.config.CfgNode')]
+    return [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *named, *others]
 
 
 def _statistics_method(owner: type, name: str) -> Any:

@@ -2,6 +2,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import types
 
 import pytest
 import torch
@@ -107,6 +108,26 @@ def test_a_training_state_of_mmengine_is_read(tmp_path):
     loaded = load_checkpoint(tmp_path / 'state.pth')
     assert loaded['message_hub']['loss'].mean() == 2
     assert state_dict_of(loaded)['a'].tolist() == [1, 1]
+
+
+def test_a_checkpoint_of_swins_original_repository_is_read_with_its_settings(tmp_path, monkeypatch):
+    module = types.ModuleType('yacs.config')
+
+    class CfgNode(dict):
+        """As in yacs: a dictionary with an attribute of its own."""
+
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.__dict__['__immutable__'] = True
+
+    CfgNode.__module__, CfgNode.__qualname__, module.CfgNode = 'yacs.config', 'CfgNode', CfgNode
+    monkeypatch.setitem(sys.modules, 'yacs', types.ModuleType('yacs'))
+    monkeypatch.setitem(sys.modules, 'yacs.config', module)
+    config = CfgNode(dict(MODEL=CfgNode(dict(NAME='swin'))))
+    torch.save(dict(model=dict(a=torch.ones(1)), config=config, epoch=3), tmp_path / 'swin.pth')
+    loaded = load_checkpoint(tmp_path / 'swin.pth')
+    assert type(loaded['config']) is not CfgNode and loaded['config']['MODEL']['NAME'] == 'swin'
+    assert state_dict_of(loaded)['a'] == 1
 
 
 def test_missing_and_broken_files_are_named(tmp_path):

@@ -6,12 +6,15 @@ from torch import Tensor
 
 from .acmix import convert_acmix
 from .acmix_resnet import convert_acmix_resnet
+from .swin import convert_acmix_swin, convert_swin
 
 StateDict = dict[str, Tensor]
 
 SOURCES: dict[str, Callable[[StateDict], StateDict]] = {
     'acmix': convert_acmix,
     'acmix-resnet': convert_acmix_resnet,
+    'acmix-swin': convert_acmix_swin,
+    'swin': convert_swin,
 }
 
 

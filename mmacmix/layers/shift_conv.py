@@ -19,13 +19,23 @@ class ShiftConv(nn.Module):
         kernel_size: Side of the convolution's kernel, odd. Default: 3.
         stride: Default: 1.
         dilation: Default: 1.
+        mixing_bias: Bias of the fully connected layer, as in ACmix-Swin. Default: False.
     """
 
-    def __init__(self, num_heads: int, head_dim: int, kernel_size: int = 3, stride: int = 1, dilation: int = 1) -> None:
+    def __init__(
+        self,
+        num_heads: int,
+        head_dim: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        mixing_bias: bool = False,
+    ) -> None:
         super().__init__()
         self.stride, self.dilation = stride, dilation
         bound = (3 * num_heads) ** -0.5  # as nn.Conv2d starts a layer of 3 * num_heads inputs
         self.mixing = nn.Parameter(nn.init.uniform_(torch.empty(kernel_size**2, 3 * num_heads), -bound, bound))
+        self.mixing_bias = nn.Parameter(torch.zeros(kernel_size**2)) if mixing_bias else None
         self.weight = nn.Parameter(shift_kernels(num_heads * head_dim, kernel_size))
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -39,6 +49,6 @@ class ShiftConv(nn.Module):
         Returns:
             ``(B, num_heads * head_dim, ceil(H / stride), ceil(W / stride))``.
         """
-        weight, bias = feature_projection(weight, bias, self.mixing)
+        weight, bias = feature_projection(weight, bias, self.mixing, self.mixing_bias)
         features = F.conv2d(x, weight[..., None, None], bias)
         return shift_conv(features, self.weight, self.stride, self.dilation)

@@ -1,0 +1,326 @@
+"""ACmix-Swin: the Swin Transformer with ACmix in its windows (arXiv 2111.14556, section 4.4)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import build_activation_layer, build_norm_layer
+from mmcv.cnn.bricks import DropPath
+from mmengine.model import BaseModule, ModuleList
+from mmengine.model.weight_init import trunc_normal_
+from mmengine.registry import MODELS
+from mmengine.runner import CheckpointLoader
+from torch import Tensor, nn
+
+from ..checkpoints import convert
+from ..environment import allow_only_data_in_checkpoints, state_dict_of
+from ..layers import WindowACmix
+from .pretrained import check_pretrained
+
+
+class PatchEmbed(BaseModule):
+    """Patches of the image become pixels of the map.
+
+    Args:
+        in_channels: Channels of the image.
+        channels: Channels of the output.
+        patch_size: Side of a patch in pixels.
+        norm_cfg: Normalisation of the patches; None for none.
+    """
+
+    def __init__(self, in_channels: int, channels: int, patch_size: int, norm_cfg: dict | None) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.projection = nn.Conv2d(in_channels, channels, patch_size, patch_size)
+        self.norm = build_norm_layer(norm_cfg, channels)[1] if norm_cfg else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, in_channels, H, W)`` to ``(B, ceil(H / patch_size), ceil(W / patch_size), channels)``."""
+        bottom, right = (-side % self.patch_size for side in x.shape[2:])
+        return self.norm(self.projection(F.pad(x, (0, right, 0, bottom))).permute(0, 2, 3, 1))
+
+
+class PatchMerging(BaseModule):
+    """Every 2 x 2 pixels become one of twice the channels.
+
+    Args:
+        channels: Channels of the input.
+        norm_cfg: Normalisation of the joined pixels; None for none.
+    """
+
+    def __init__(self, channels: int, norm_cfg: dict | None) -> None:
+        super().__init__()
+        self.norm = build_norm_layer(norm_cfg, 4 * channels)[1] if norm_cfg else nn.Identity()
+        self.reduction = nn.Linear(4 * channels, 2 * channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, H, W, C)`` to ``(B, ceil(H / 2), ceil(W / 2), 2 C)``."""
+        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
+        # The original repository's order: column by column within the 2 x 2 pixels.
+        return self.reduction(self.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3)))
+
+
+class SwinBlock(BaseModule):
+    """A window attention with ACmix and a two-layer network, each with its shortcut.
+
+    Args:
+        channels: Channels of the input and the output.
+        hidden_channels: Channels inside the two-layer network.
+        drop_path_rate: Probability of leaving out either part for a training image. Default: 0.
+        drop_rate: Dropout behind either part. Default: 0.
+        act_cfg: Activation. Default: ``dict(type='GELU')``.
+        norm_cfg: Normalisation. Default: ``dict(type='LN')``.
+        with_cp: Compute the block again in backward instead of keeping its maps. Default: False.
+        attention: Arguments of :class:`mmacmix.layers.WindowACmix`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        hidden_channels: int,
+        drop_path_rate: float = 0.0,
+        drop_rate: float = 0.0,
+        act_cfg: dict = dict(type='GELU'),
+        norm_cfg: dict = dict(type='LN'),
+        with_cp: bool = False,
+        **attention,
+    ) -> None:
+        super().__init__()
+        self.with_cp = with_cp
+        self.norm1 = build_norm_layer(norm_cfg, channels)[1]
+        self.attn = WindowACmix(channels, drop_rate=drop_rate, **attention)
+        self.drop_path = DropPath(drop_path_rate)
+        self.norm2 = build_norm_layer(norm_cfg, channels)[1]
+        self.ffn = nn.Sequential(
+            nn.Linear(channels, hidden_channels),
+            build_activation_layer(act_cfg),
+            nn.Dropout(drop_rate),
+            nn.Linear(hidden_channels, channels),
+            nn.Dropout(drop_rate),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, H, W, C)`` to ``(B, H, W, C)``."""
+        if self.with_cp and x.requires_grad:
+            return torch.utils.checkpoint.checkpoint(self._forward, x, use_reentrant=False)
+        return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.ffn(self.norm2(x)))
+
+
+@MODELS.register_module()
+class ACmixSwinTransformer(BaseModule):
+    """ACmix-Swin backbone, for images of any size.
+
+    A Swin Transformer whose windows are :class:`mmacmix.layers.WindowACmix`. Maps that windows or patches do not
+    divide are padded with zeros at the bottom and right. Arguments that it shares with the SwinTransformer of
+    MMDetection and MMSegmentation have the same meaning.
+
+    Args:
+        arch: ``'tiny'``, ``'small'``, ``'base'``, or a dict of ``embed_dims``, ``depths`` and ``num_heads``.
+            Default: ``'tiny'``.
+        pretrain_img_size: Size in pixels, one number or ``(H, W)``, that the absolute position embedding is for.
+            Default: 224.
+        in_channels: Channels of the image. Default: 3.
+        patch_size: Side of a patch in pixels. Default: 4.
+        window_size: Side of a window in patches. Default: 7.
+        mlp_ratio: Channels inside the two-layer networks over those outside. Default: 4.
+        out_indices: Stages whose output is normalised and returned. Default: ``(0, 1, 2, 3)``.
+        qkv_bias: Bias of the projections to query, key and value. Default: True.
+        qk_scale: Factor of the logits; None stands for ``head_dim ** -0.5``. Default: None.
+        patch_norm: Normalise after patches are embedded and merged. Default: True.
+        drop_rate: Dropout. Default: 0.
+        attn_drop_rate: Dropout of attention weights. Default: 0.
+        drop_path_rate: Stochastic depth of the last block, growing linearly from 0. Default: 0.1.
+        use_abs_pos_embed: Add a learned map to the patches, resized to the image. Default: False.
+        conv_on_rolled: Convolve the rolled map as published; see :class:`mmacmix.layers.WindowACmix`.
+            Default: True.
+        act_cfg: Activation. Default: ``dict(type='GELU')``.
+        norm_cfg: Normalisation. Default: ``dict(type='LN')``.
+        with_cp: Compute each block again in backward instead of keeping its maps. Default: False.
+        frozen_stages: Stages that do not train, with the patch embedding; 0 freezes the latter alone, -1 nothing.
+            Default: -1.
+        convert_weights: The checkpoint of ``init_cfg`` is someone else's: a published ACmix-Swin, or a plain Swin in
+            any layout that :func:`mmacmix.checkpoints.convert` knows. Default: False.
+        init_cfg: MMEngine initialisation; None starts linear layers as Swin does, from a normal distribution of
+            standard deviation 0.02. Default: None.
+
+    Raises:
+        ValueError: An argument is out of range, or does not fit the others.
+    """
+
+    arch_settings = {
+        'tiny': dict(embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24)),
+        'small': dict(embed_dims=96, depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24)),
+        'base': dict(embed_dims=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)),
+    }
+
+    def __init__(
+        self,
+        arch: str | dict = 'tiny',
+        pretrain_img_size: int | Sequence[int] = 224,
+        in_channels: int = 3,
+        patch_size: int = 4,
+        window_size: int = 7,
+        mlp_ratio: float = 4,
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        patch_norm: bool = True,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.1,
+        use_abs_pos_embed: bool = False,
+        conv_on_rolled: bool = True,
+        act_cfg: dict = dict(type='GELU'),
+        norm_cfg: dict = dict(type='LN'),
+        with_cp: bool = False,
+        frozen_stages: int = -1,
+        convert_weights: bool = False,
+        init_cfg: dict | Sequence[dict] | None = None,
+    ) -> None:
+        channels, depths, heads = self._arch(arch)
+        stages = len(depths)
+        if not out_indices or not all(0 <= index < stages for index in out_indices):
+            raise ValueError(f'out_indices must name stages 0 to {stages - 1}, got {out_indices}')
+        if not -1 <= frozen_stages <= stages:
+            raise ValueError(f'frozen_stages must be -1 to {stages}, got {frozen_stages}')
+        if convert_weights and init_cfg and (not isinstance(init_cfg, dict) or init_cfg.get('type') != 'Pretrained'):
+            raise ValueError(f"convert_weights needs init_cfg=dict(type='Pretrained', checkpoint=...), got {init_cfg}")
+        self.convert_weights = convert_weights and init_cfg is not None
+        super().__init__(init_cfg or dict(type='TruncNormal', layer='Linear', std=0.02))
+        self.out_indices, self.frozen_stages = tuple(out_indices), frozen_stages
+        patch_norm_cfg = norm_cfg if patch_norm else None
+        self.patch_embed = PatchEmbed(in_channels, channels, patch_size, patch_norm_cfg)
+        self.absolute_pos_embed = None
+        if use_abs_pos_embed:
+            size = (pretrain_img_size,) * 2 if isinstance(pretrain_img_size, int) else pretrain_img_size
+            embedding = torch.empty(1, channels, *(side // patch_size for side in size))
+            self.absolute_pos_embed = nn.Parameter(trunc_normal_(embedding, std=0.02))
+        self.drop = nn.Dropout(drop_rate)
+        drop_path_rates = iter(np.linspace(0, drop_path_rate, sum(depths)).tolist())
+        self.stages, self.downsamples = ModuleList(), ModuleList()
+        for stage, depth in enumerate(depths):
+            self.stages.append(ModuleList())
+            for block in range(depth):
+                self.stages[-1].append(
+                    SwinBlock(
+                        channels,
+                        int(mlp_ratio * channels),
+                        drop_path_rate=next(drop_path_rates),
+                        drop_rate=drop_rate,
+                        act_cfg=act_cfg,
+                        norm_cfg=norm_cfg,
+                        with_cp=with_cp,
+                        num_heads=heads[stage],
+                        window_size=window_size,
+                        shift=window_size // 2 if block % 2 else 0,
+                        qkv_bias=qkv_bias,
+                        qk_scale=qk_scale,
+                        attn_drop_rate=attn_drop_rate,
+                        conv_on_rolled=conv_on_rolled,
+                    )
+                )
+            if stage in self.out_indices:
+                self.add_module(f'norm{stage}', build_norm_layer(norm_cfg, channels)[1])
+            if stage < stages - 1:
+                self.downsamples.append(PatchMerging(channels, patch_norm_cfg))
+                channels *= 2
+        self.register_load_state_dict_pre_hook(_fit_to_arguments)
+        self._freeze()
+
+    def _arch(self, arch: str | dict) -> tuple[int, Sequence[int], Sequence[int]]:
+        if isinstance(arch, str):
+            if arch not in self.arch_settings:
+                raise ValueError(f'arch must be one of {tuple(self.arch_settings)} or a dict, got {arch!r}')
+            arch = self.arch_settings[arch]
+        names = ('embed_dims', 'depths', 'num_heads')
+        if set(arch) != set(names):
+            raise ValueError(f'arch must have the keys {names}, got {tuple(arch)}')
+        channels, depths, heads = (arch[name] for name in names)
+        if len(depths) != len(heads):
+            raise ValueError(f'arch must have as many num_heads as depths, got {heads} and {depths}')
+        return channels, depths, heads
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Map images ``(B, in_channels, H, W)`` to one map ``(B, C, h, w)`` an entry of ``out_indices``.
+
+        Stage s has ``C = embed_dims * 2**s`` channels and steps of ``patch_size * 2**s`` pixels.
+        """
+        x = self.patch_embed(x)
+        if self.absolute_pos_embed is not None:
+            embedding = self.absolute_pos_embed
+            if embedding.shape[2:] != x.shape[1:3]:
+                embedding = F.interpolate(embedding, size=x.shape[1:3], mode='bicubic')
+            x = x + embedding.permute(0, 2, 3, 1)
+        x = self.drop(x)
+        outs = []
+        for index, stage in enumerate(self.stages):
+            if index:
+                x = self.downsamples[index - 1](x)
+            for block in stage:
+                x = block(x)
+            if index in self.out_indices:
+                outs.append(getattr(self, f'norm{index}')(x).permute(0, 3, 1, 2).contiguous())
+        return tuple(outs)
+
+    def init_weights(self) -> None:
+        """Initialise as ``init_cfg`` says.
+
+        Raises:
+            ValueError: A checkpoint does not fit; the message names what is unknown or missing.
+        """
+        if self.convert_weights:
+            allow_only_data_in_checkpoints()
+            path = self.init_cfg['checkpoint']
+            state_dict = state_dict_of(CheckpointLoader.load_checkpoint(path, map_location='cpu'), path)
+            acmix = any(name.endswith('attn.rate1') for name in state_dict)
+            self.load_state_dict(convert(state_dict, 'acmix-swin' if acmix else 'swin'))
+        else:
+            check_pretrained(self)
+            super().init_weights()
+
+    def train(self, mode: bool = True) -> 'ACmixSwinTransformer':
+        """Switch between training and evaluation; frozen stages stay as they are."""
+        super().train(mode)
+        self._freeze()
+        return self
+
+    def _freeze(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        frozen = [self.patch_embed, self.drop]
+        for stage in range(self.frozen_stages):
+            frozen.append(self.stages[stage])
+            if stage in self.out_indices:
+                frozen.append(getattr(self, f'norm{stage}'))
+            if stage < len(self.downsamples):
+                frozen.append(self.downsamples[stage])
+        for module in frozen:
+            module.eval().requires_grad_(False)
+        if self.absolute_pos_embed is not None:
+            self.absolute_pos_embed.requires_grad_(False)
+
+
+def _fit_to_arguments(module: ACmixSwinTransformer, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
+    """What of a checkpoint depends on arguments, not on the network.
+
+    A classifier's checkpoint has a normalisation behind its last stage alone: the others start as they are. One for
+    stages that are not asked for is left out. The absolute position embedding is interpolated.
+    """
+    for stage in range(len(module.stages)):
+        for leaf in ('weight', 'bias'):
+            name = f'{prefix}norm{stage}.{leaf}'
+            if stage not in module.out_indices:
+                state_dict.pop(name, None)
+            elif name not in state_dict and stage < len(module.stages) - 1:
+                state_dict[name] = getattr(getattr(module, f'norm{stage}'), leaf).detach()
+    name = f'{prefix}absolute_pos_embed'
+    if name in state_dict and module.absolute_pos_embed is not None:
+        size = module.absolute_pos_embed.shape[2:]
+        if state_dict[name].shape[2:] != size:
+            state_dict[name] = F.interpolate(state_dict[name], size=size, mode='bicubic')

@@ -1,0 +1,166 @@
+"""Swin's window attention with ACmix's second path (arXiv 2111.14556, section 4.4; Swin: arXiv 2103.14030)."""
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from .shift_conv import ShiftConv
+
+
+class WindowACmix(BaseModule):
+    """Attention within windows, plus a 3x3 convolution made of the same query, key and value.
+
+    The map is padded at the bottom and right to whole windows, rolled by ``shift``, and cut into windows. The output
+    is ``attention_rate * proj(attention) + conv_rate * convolution``. With rates 1 and 0 it is plain Swin.
+
+    The published code convolves the *rolled* map, and so does this by default. At the seam, where the map's last rows
+    and columns meet its first, the kernel then mixes pixels of opposite borders, which attention masks out. With
+    ``conv_on_rolled=False`` the convolution sees the map as it is, zeros around it: the two differ on the pixels
+    beside the seam and beside the borders, and nowhere else.
+
+    The original Swin and the published ACmix-Swin do not shift a map that is a single window, MMDetection and
+    MMSegmentation do. The attribute ``shift_single_window`` (False at first) says which; it is part of the state
+    dict, so that converted weights give the network that they come from.
+
+    Args:
+        channels: Channels of the input and the output, a multiple of ``num_heads``.
+        num_heads: Attention heads.
+        window_size: Side of the windows in pixels. Default: 7.
+        shift: Pixels by which the map is rolled up and left, less than ``window_size``. Default: 0.
+        qkv_bias: Bias of the projections to query, key and value. Default: True.
+        qk_scale: Factor of the logits; None stands for ``head_dim ** -0.5``. Default: None.
+        attn_drop_rate: Dropout of the attention weights. Default: 0.
+        drop_rate: Dropout of the output. Default: 0.
+        conv_on_rolled: Convolve the rolled map, as published. Default: True.
+
+    Raises:
+        ValueError: A size is out of range, or two of them do not fit together.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int,
+        window_size: int = 7,
+        shift: int = 0,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        attn_drop_rate: float = 0.0,
+        drop_rate: float = 0.0,
+        conv_on_rolled: bool = True,
+    ) -> None:
+        super().__init__()
+        if window_size < 1:
+            raise ValueError(f'window_size must be 1 or more, got {window_size}')
+        if channels % num_heads:
+            raise ValueError(f'channels must be a multiple of num_heads, got {channels} and {num_heads}')
+        if not 0 <= shift < window_size:
+            raise ValueError(f'shift must be 0 to window_size - 1, got {shift} and window_size {window_size}')
+        self.num_heads, self.window_size, self.shift = num_heads, window_size, shift
+        self.scale, self.attn_drop_rate, self.conv_on_rolled = qk_scale, attn_drop_rate, conv_on_rolled
+        self.shift_single_window = False
+        self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, num_heads))
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.register_buffer('relative_position_index', _relative_position_index(window_size), persistent=False)
+        self.register_buffer('shift_mask', _shift_mask(window_size, shift), persistent=False)
+        self.proj = nn.Linear(channels, channels)
+        self.shift_conv = ShiftConv(num_heads, channels // num_heads, mixing_bias=True)
+        self.attention_rate = nn.Parameter(torch.full((1,), 0.5))
+        self.conv_rate = nn.Parameter(torch.full((1,), 0.5))
+        self.drop = nn.Dropout(drop_rate)
+        self.register_load_state_dict_pre_hook(_fit_checkpoint)
+
+    def get_extra_state(self) -> Tensor:
+        """``shift_single_window``, for the state dict."""
+        return torch.tensor(self.shift_single_window)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """``shift_single_window``, of a state dict."""
+        self.shift_single_window = bool(state)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, H, W, C)`` to ``(B, H, W, C)``."""
+        height, width = x.shape[1:3]
+        bottom, right = (-side % self.window_size for side in (height, width))
+        shift = self.shift if self.shift_single_window or min(height, width) > self.window_size else 0
+        rolled = _roll(F.pad(x, (0, 0, 0, right, 0, bottom)), -shift)
+        out = self.attention_rate * self.proj(self._attention(rolled, shift))
+        if self.conv_on_rolled:
+            out = out + self.conv_rate * self._convolution(rolled)
+        out = _roll(out, shift)[:, :height, :width]
+        if not self.conv_on_rolled:
+            out = out + self.conv_rate * self._convolution(x)
+        return self.drop(out)
+
+    def _attention(self, x: Tensor, shift: int) -> Tensor:
+        """``(B, H, W, C)``, whole windows, to the same; heads concatenated, not yet projected."""
+        batch, height, width, channels = x.shape
+        side = self.window_size
+        rows, columns = height // side, width // side
+        qkv = self.qkv(x).view(batch, rows, side, columns, side, 3, self.num_heads, channels // self.num_heads)
+        # Windows and heads are one axis, so that one mask serves all images.
+        query, key, value = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, batch, -1, side**2, qkv.shape[-1])
+        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+        if shift:
+            # The roll's seam runs through the last row and the last column of windows.
+            bias = bias + self.shift_mask
+            bias = torch.cat((bias[:1].expand(rows - 1, -1, -1, -1, -1), bias[1:]))
+            bias = torch.cat((bias[:, :1].expand(-1, columns - 1, -1, -1, -1), bias[:, 1:]), 1)
+        else:
+            bias = bias.expand(rows, columns, -1, -1, -1)
+        out = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=bias.flatten(0, 2).to(query.dtype),
+            dropout_p=self.attn_drop_rate if self.training else 0.0,
+            scale=self.scale,
+        )
+        out = out.view(batch, rows, columns, self.num_heads, side, side, -1)
+        return out.permute(0, 1, 4, 2, 5, 3, 6).reshape(x.shape)
+
+    def _convolution(self, x: Tensor) -> Tensor:
+        # Channel d * num_heads + h, unlike the attention path: the published order, which checkpoints depend on.
+        out = self.shift_conv(x.permute(0, 3, 1, 2), self.qkv.weight, self.qkv.bias)
+        return out.permute(0, 2, 3, 1)
+
+
+def _roll(x: Tensor, pixels: int) -> Tensor:
+    return x.roll((pixels, pixels), (1, 2)) if pixels else x
+
+
+def _relative_position_index(side: int) -> Tensor:
+    """``(side^2, side^2)``: the row of the bias table for a query and a key."""
+    place = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing='ij')).flatten(1)
+    rows, columns = place[:, :, None] - place[:, None] + side - 1
+    return rows * (2 * side - 1) + columns
+
+
+def _shift_mask(side: int, shift: int) -> Tensor:
+    """``(2, 2, 1, side^2, side^2)``: -inf between pixels of a window that the roll brought together, else 0.
+
+    First for windows above the last row and in it, then for windows before the last column and in it.
+    """
+    wrapped = torch.arange(side) >= side - shift
+    inside = torch.zeros_like(wrapped)
+    masks = torch.zeros(2, 2, 1, side**2, side**2)
+    for last_row, rows in enumerate((inside, wrapped)):
+        for last_column, columns in enumerate((inside, wrapped)):
+            part = (2 * rows[:, None] + columns).flatten()
+            masks[last_row, last_column].masked_fill_(part[:, None] != part, -torch.inf)
+    return masks
+
+
+def _fit_checkpoint(module: WindowACmix, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
+    """A checkpoint with windows of another size fits: its table is interpolated, as an image of offsets."""
+    state_dict.setdefault(f'{prefix}_extra_state', module.get_extra_state())
+    name = f'{prefix}relative_position_bias_table'
+    table, wanted = state_dict.get(name), module.relative_position_bias_table
+    if table is None or table.shape == wanted.shape or table.shape[1] != wanted.shape[1]:
+        return
+    old, new = (round(len(each) ** 0.5) for each in (table, wanted))
+    image = table.T.reshape(1, -1, old, old)
+    image = F.interpolate(image, size=(new, new), mode='bicubic')
+    state_dict[name] = image.flatten(2)[0].T

@@ -1,0 +1,250 @@
+import math
+
+import pytest
+import torch
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmacmix.backbones import ACmixSwinTransformer
+from mmacmix.checkpoints import convert
+from mmacmix.layers import WindowACmix
+from tests import golden
+
+
+def small(**arguments):
+    arch = dict(embed_dims=16, depths=(2, 2, 2), num_heads=(1, 2, 4))
+    return ACmixSwinTransformer(**{'arch': arch, 'window_size': 4, 'out_indices': (0, 1, 2), **arguments})
+
+
+def plain_swin(**arguments):
+    from mmdet.models.backbones import SwinTransformer
+
+    torch.manual_seed(0)
+    network = SwinTransformer(**arguments)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    network.eval()
+    return network
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_equals_the_published_network(dtype):
+    case = golden.load('swin_tiny')
+    network = ACmixSwinTransformer('tiny').to(dtype).eval()
+    network.load_state_dict(convert(case.state_dict, 'acmix-swin'))
+    tokens = {}
+
+    def keep(name):
+        return lambda module, inputs, output: tokens.__setitem__(name, output)
+
+    for stage, merging in enumerate(network.downsamples):
+        merging.register_forward_hook(keep(f'stage{stage}'))
+    network.stages[3][-1].register_forward_hook(keep('stage3'))
+    with torch.no_grad():
+        last = network(case.x.to(dtype))[-1]
+    tokens['stage4'] = last.permute(0, 2, 3, 1)
+    for name in ('stage0', 'stage1', 'stage2', 'stage3', 'stage4'):
+        thinned = tokens[name].flatten(1, 2)[..., :: case.arguments['channel_stride']]
+        assert golden.relative_error(thinned, case.results[name]) <= (1e-5 if dtype == torch.float32 else 1e-6), name
+    head = [case.state_dict[f'head.{leaf}'] for leaf in ('weight', 'bias')]
+    logits = nn.functional.linear(last.mean((2, 3)).double(), *head)
+    assert golden.relative_error(logits, case.results['logits']) <= 1e-5
+
+
+@pytest.mark.parametrize('arch, parameters', [('tiny', 28_649_908), ('small', 50_345_080)])
+def test_has_the_published_number_of_parameters(arch, parameters):
+    backbone = sum(p.numel() for p in ACmixSwinTransformer(arch, out_indices=(3,)).parameters())
+    head = 768 * 1000 + 1000
+    assert backbone + head == parameters
+
+
+@pytest.mark.parametrize('height, width', [(224, 224), (193, 257), (96, 800)])
+def test_plain_swin_converted_equals_the_hosts_plain_swin(height, width):
+    host = plain_swin()
+    network = ACmixSwinTransformer('tiny').eval()
+    network.load_state_dict(convert(host.state_dict(), 'swin'))
+    images = torch.randn(1, 3, height, width)
+    with torch.no_grad():
+        for actual, expected in zip(network(images), host(images), strict=True):
+            assert actual.shape == expected.shape
+            assert golden.relative_error(actual, expected.double()) <= 1e-5
+
+
+def test_gradients_equal_the_hosts_plain_swin():
+    arguments = dict(embed_dims=8, depths=(2, 2), num_heads=(1, 2), out_indices=(0, 1))
+    host = plain_swin(**arguments, window_size=4, strides=(4, 2), drop_path_rate=0.0, use_abs_pos_embed=False).double()
+    ours = dict(embed_dims=8, depths=(2, 2), num_heads=(1, 2))
+    network = ACmixSwinTransformer(ours, window_size=4, out_indices=(0, 1), drop_path_rate=0.0).double().eval()
+    network.load_state_dict(convert(host.state_dict(), 'swin'))
+    images = torch.randn(1, 3, 37, 50, dtype=torch.float64)
+    for model in (host, network):
+        sum(m.square().sum() for m in model(images)).backward()
+    renamed = convert(
+        {name: p.grad for name, p in host.named_parameters()}, 'swin'
+    )  # what renames and reorders weights does so to their gradients
+    for name, parameter in network.named_parameters():
+        if not name.split('.attn.')[-1].startswith(('shift_conv', 'attention_rate', 'conv_rate')):
+            torch.testing.assert_close(parameter.grad, renamed[name], msg=name)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('batch, height, width', [(1, 4, 4), (3, 5, 7), (2, 64, 4), (1, 33, 130), (2, 96, 96)])
+def test_any_size(batch, height, width, dtype):
+    network = small().to(dtype).eval()
+    maps = network(torch.rand(batch, 3, height, width, dtype=dtype))
+    assert [m.shape for m in maps] == [
+        (batch, 16 * 2**stage, math.ceil(height / 2 ** (stage + 2)), math.ceil(width / 2 ** (stage + 2)))
+        for stage in range(3)
+    ]
+    assert all(m.isfinite().all() and m.dtype == dtype and m.is_contiguous() for m in maps)
+
+
+def test_images_of_a_batch_do_not_mix():
+    network = small().eval()
+    images = torch.rand(3, 3, 40, 52)
+    for together, alone in zip(network(images), network(images[1:2]), strict=True):
+        torch.testing.assert_close(together[1:2], alone)
+
+
+def test_out_indices():
+    network = small(out_indices=(1,))
+    assert [m.shape[1] for m in network(torch.rand(1, 3, 64, 64))] == [32]
+    assert not hasattr(network, 'norm0') and hasattr(network, 'norm1')
+
+
+def test_checkpoint_of_a_classifier_fits_whatever_stages_are_asked_for():
+    classifier = small(out_indices=(2,))
+    network = small(out_indices=(0, 2))
+    network.load_state_dict(classifier.state_dict())
+    assert torch.equal(network.norm2.weight, classifier.norm2.weight)
+    small(out_indices=(1,)).load_state_dict(classifier.state_dict())
+
+
+def test_absolute_position_embedding_is_resized_to_the_image_and_from_a_checkpoint():
+    network = small(use_abs_pos_embed=True, pretrain_img_size=(32, 48)).eval()
+    assert network.absolute_pos_embed.shape == (1, 16, 8, 12)
+    row = torch.linspace(0, 1, 12)
+    network.absolute_pos_embed.data = row.expand(1, 16, 8, 12).contiguous()
+    seen = []
+    network.drop.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    images = torch.zeros(1, 3, 64, 96)
+    network(images)
+    added = seen[0] - network.patch_embed(images)
+    assert added.shape == (1, 16, 24, 16)
+    assert (added.diff(dim=2)[:, :, 2:-2] > 0).all() and added.diff(dim=1).abs().max() < 1e-5
+
+    other = small(use_abs_pos_embed=True, pretrain_img_size=64)
+    other.load_state_dict(network.state_dict())
+    assert other.absolute_pos_embed.shape == (1, 16, 16, 16)
+    assert (other.absolute_pos_embed.diff(dim=3)[..., 2:-2] > 0).all()
+
+
+def test_windows_of_another_size_take_the_checkpoint():
+    small(window_size=5).load_state_dict(small(window_size=4).state_dict())
+
+
+@pytest.mark.parametrize('frozen', [-1, 0, 1, 3])
+def test_frozen_stages_do_not_train(frozen):
+    network = small(frozen_stages=frozen, drop_path_rate=0.5, use_abs_pos_embed=True).train()
+
+    def trains(module):
+        return any(p.requires_grad for p in module.parameters())
+
+    assert trains(network.patch_embed) == network.absolute_pos_embed.requires_grad == (frozen < 0)
+    for stage in range(3):
+        assert trains(network.stages[stage]) == network.stages[stage].training == (frozen <= stage)
+        assert trains(getattr(network, f'norm{stage}')) == (frozen <= stage)
+    for stage in range(2):
+        assert trains(network.downsamples[stage]) == (frozen <= stage)
+
+
+def test_with_cp_changes_nothing_but_memory():
+    plain, checkpointed = small(), small(with_cp=True)
+    checkpointed.load_state_dict(plain.state_dict())
+    images = torch.rand(1, 3, 48, 40)
+    results = []
+    for network in (plain.eval(), checkpointed.eval()):
+        loss = sum(m.square().mean() for m in network(images))
+        results.append([loss, *torch.autograd.grad(loss, list(network.parameters()))])
+    for expected, actual in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
+def test_drop_path_grows_with_depth_and_leaves_out_whole_images():
+    network = small(drop_path_rate=0.5)
+    rates = [block.drop_path.drop_prob for stage in network.stages for block in stage]
+    assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])
+    torch.manual_seed(0)
+    block = network.stages[2][1].train()
+    x = torch.rand(64, 4, 4, 64)
+    unchanged = (block(x) == x).flatten(1).all(1).float().mean().item()
+    assert 0.1 < unchanged < 0.45  # both parts: 0.25
+
+
+def test_initialisation():
+    network = small()
+    network.init_weights()
+    attention = network.stages[1][0].attn
+    assert attention.qkv.weight.std().item() == pytest.approx(0.02, rel=0.2) and not attention.qkv.bias.any()
+    assert attention.attention_rate == attention.conv_rate == 0.5
+    assert torch.equal(attention.shift_conv.weight, WindowACmix(32, 2).shift_conv.weight)
+
+
+def test_pretrained_init_cfg_loads_a_checkpoint(tmp_path):
+    source = small()
+    torch.save(dict(state_dict={f'backbone.{k}': v for k, v in source.state_dict().items()}), tmp_path / 'weights.pth')
+    network = small(init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'weights.pth'), prefix='backbone.'))
+    network.init_weights()
+    for name, tensor in source.state_dict().items():
+        assert torch.equal(network.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize('published', [True, False])
+def test_convert_weights_loads_an_unconverted_file(tmp_path, published):
+    state_dict = golden.load('swin_tiny').state_dict if published else plain_swin().state_dict()
+    torch.save(dict(model=state_dict), tmp_path / 'weights.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'weights.pth'))
+    network = ACmixSwinTransformer('tiny', convert_weights=True, init_cfg=init_cfg)
+    network.init_weights()
+    converted = convert(state_dict, 'acmix-swin' if published else 'swin')
+    for name, tensor in network.state_dict().items():
+        if name in converted:
+            assert torch.equal(tensor, converted[name].to(tensor)), name
+
+
+def test_convert_weights_refuses_another_network(tmp_path):
+    torch.save(golden.load('resnet26').state_dict, tmp_path / 'weights.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'weights.pth'))
+    with pytest.raises(ValueError, match="not a checkpoint of 'swin': unknown keys: "):
+        ACmixSwinTransformer('tiny', convert_weights=True, init_cfg=init_cfg).init_weights()
+
+
+def test_is_registered_under_its_name():
+    assert MODELS.get('ACmixSwinTransformer') is ACmixSwinTransformer
+
+
+def test_traces_with_fake_tensors_and_leaves_nothing_behind():
+    from torch._subclasses import FakeTensorMode
+
+    network = small()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        network(torch.rand(1, 3, 36, 36))
+    assert all(m.isfinite().all() for m in network(torch.rand(1, 3, 36, 36)))
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(arch='huge'), r"arch must be one of \('tiny', 'small', 'base'\) or a dict, got 'huge'"),
+        (dict(arch=dict(embed_dims=8)), r"arch must have the keys .* got \('embed_dims',\)"),
+        (dict(arch=dict(embed_dims=8, depths=(2,), num_heads=(1, 2))), 'as many num_heads as depths'),
+        (dict(arch=dict(embed_dims=9, depths=(2,), num_heads=(2,)), out_indices=(0,)), 'channels must be a multiple'),
+        (dict(out_indices=(0, 3)), r'out_indices must name stages 0 to 2, got \(0, 3\)'),
+        (dict(frozen_stages=4), 'frozen_stages must be -1 to 3, got 4'),
+        (dict(window_size=0), 'window_size must be 1 or more, got 0'),
+        (dict(convert_weights=True, init_cfg=dict(type='Xavier')), "convert_weights needs init_cfg=dict.*'Xavier'"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        small(**arguments)
