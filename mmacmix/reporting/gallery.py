@@ -11,6 +11,8 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from mmengine.visualization import Visualizer
 from torch import Tensor
 
+from .legend import draw_legend
+
 _SIDE = 400  # pixels of a panel's longer side
 _GAP = 6
 
@@ -22,7 +24,7 @@ def draw_gallery(
     columns: int = 2,
     score_thr: float = 0.3,
 ) -> None:
-    """Draw samples into one PNG, each as input, ground truth and prediction.
+    """Draw samples into one PNG, each as input, ground truth and prediction; below them a legend of semantic classes.
 
     Args:
         samples: What a model returned in an evaluation: ``img_path`` and, in pixels of the original image,
@@ -48,16 +50,34 @@ def draw_gallery(
         for name in ('gt_sem_seg', 'pred_sem_seg'):
             if name in sample:
                 setattr(sample, name, PixelData(data=_resize_masks(sample.get(name).data, (height, width))))
-        threshold = dict(pred_score_thr=score_thr) if 'pred_instances' in sample else {}
+        # A detector's names stand beside its objects, a segmentor's in the legend.
+        options = dict(pred_score_thr=score_thr) if 'pred_instances' in sample else {}
+        if 'pred_sem_seg' in sample or 'gt_sem_seg' in sample:
+            options['with_labels'] = False
         row = [image]
         for truth, name in ((True, 'gt'), (False, 'pred')):
             drawn = f'{name}_instances' in sample or f'{name}_sem_seg' in sample
             if drawn:
-                artist.add_datasample('', image, sample, draw_gt=truth, draw_pred=not truth, **threshold)
+                artist.add_datasample('', image, sample, draw_gt=truth, draw_pred=not truth, **options)
             row.append(artist.get_image() if drawn else image)
         panels.append(_join(row, 1, _GAP))
     rows = [_join(panels[first : first + columns], 1, 4 * _GAP) for first in range(0, len(panels), columns)]
+    present = _semantic_classes(samples)
+    if present:
+        names, colors = (artist.dataset_meta[key] for key in ('classes', 'palette'))
+        width = max(row.shape[1] for row in rows)
+        rows.append(draw_legend([names[label] for label in present], [colors[label] for label in present], width))
     mmcv.imwrite(mmcv.rgb2bgr(_join(rows, 0, _GAP)), str(path))
+
+
+def _semantic_classes(samples: Sequence[BaseDataElement], ignore_index: int = 255) -> list[int]:
+    """Classes that are anywhere in the samples' semantic maps, in order."""
+    present: set[int] = set()
+    for sample in samples:
+        for name in ('gt_sem_seg', 'pred_sem_seg'):
+            if name in sample:
+                present |= set(sample.get(name).data.unique().tolist())
+    return sorted(present - {ignore_index})
 
 
 def _resize(instances: InstanceData, factor: float, size: Sequence[int]) -> InstanceData:

@@ -75,7 +75,7 @@ def test_semantic_maps(tmp_path):
     from mmseg.visualization import SegLocalVisualizer
 
     artist = SegLocalVisualizer()
-    artist.dataset_meta = dict(classes=('ground', 'thing'), palette=[(0, 0, 255), (255, 0, 0)])
+    artist.dataset_meta = dict(classes=('ground', 'thing', 'none'), palette=[(0, 0, 255), (255, 0, 0), (0, 255, 0)])
     path = tmp_path / 'image.png'
     Image.fromarray(np.full((40, 80, 3), 120, np.uint8)).save(path)
     truth = torch.zeros(1, 40, 80, dtype=torch.long)
@@ -84,6 +84,10 @@ def test_semantic_maps(tmp_path):
     sample.gt_sem_seg, sample.pred_sem_seg = PixelData(data=truth), PixelData(data=1 - truth)
     draw_gallery([sample], artist, tmp_path / 'gallery.png')
     picture = np.array(Image.open(tmp_path / 'gallery.png').convert('RGB')).astype(int)
+    legend = picture[200 + 6 :]
+    for color in ((0, 0, 255), (255, 0, 0)):
+        assert (legend == color).all(-1).any()
+    assert not (legend == (0, 255, 0)).all(-1).any()  # of a class that is nowhere
     red_over_blue = picture[10, :, 0] - picture[10, :, 2]
     left, right = 406 + 20, 406 + 380  # of the truth's panel; the prediction's is 406 further
     assert (np.sign(red_over_blue[[20, left, right, left + 406, right + 406]]) == [0, -1, 1, 1, -1]).all()

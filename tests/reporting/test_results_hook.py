@@ -6,7 +6,14 @@ from mmacmix.reporting import ResultsHook
 
 
 def evaluate(folder, metrics, kind='val'):
-    runner = SimpleNamespace(work_dir=str(folder), logger=logging.getLogger(), visualizer=None)
+    loader = SimpleNamespace(dataset=SimpleNamespace(metainfo={}))
+    runner = SimpleNamespace(
+        work_dir=str(folder),
+        logger=logging.getLogger(),
+        visualizer=None,
+        val_dataloader=loader,
+        test_dataloader=loader,
+    )
     hook = ResultsHook()
     getattr(hook, f'before_{kind}_epoch')(runner)
     getattr(hook, f'after_{kind}_epoch')(runner, metrics)
