@@ -1,50 +1,103 @@
+import importlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
+from mmengine.structures import PixelData
 
-from mmacmix.backbones import ACmixResNet
-from mmacmix.datasets import CLASSES, PALETTE
-from mmacmix.layers import ACmix
+from mmacmix.backbones import ACmixResNet, ACmixSwinTransformer
+from mmacmix.datasets import CLASSES, PALETTE, SEMANTIC_CLASSES, SEMANTIC_PALETTE
+from mmacmix.layers import ACmix, WindowACmix
 
 ROOT = Path(__file__).parents[2] / 'configs'
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob('*.py') if '_base_' not in path.parts)
-DETECTION = [name for name in CONFIGS if 'mask' in name]
+SEGMENTATION = [name for name in CONFIGS if 'upernet' in name]
+DETECTION = [name for name in CONFIGS if name not in SEGMENTATION]
+
+NETWORKS = {'maskrcnn_acmix.py': 'r50', 'upernet_acmix.py': 'swin-t', 'shapes/upernet_acmix-swin_shapes.py': 'swin'}
+BLOCKS = {'swin-t': [2, 2, 6, 2], 'swin-s': [2, 2, 18, 2], 'swin': [1, 1, 2, 1]}
 
 
-# The same network, narrower, with fewer regions.
-SMALL = {
-    'model.backbone.base_channels': 8,
-    'model.neck.in_channels': [32, 64, 128, 256],
-    'model.train_cfg.rpn_proposal.max_per_img': 50,
-    'model.train_cfg.rcnn.sampler.num': 16,
-    'model.test_cfg.rpn.max_per_img': 20,
-}
+def network_of(name):
+    """The network that a config's name says: ``r50`` of ``mask-rcnn_acmix-r50_fpn_1x_coco``."""
+    return NETWORKS.get(name) or name.split('acmix-')[1].split('_')[0]
 
 
 def load(name, **changes):
     cfg = Config.fromfile(ROOT / name)
     cfg.merge_from_dict(changes)
-    init_default_scope(cfg.get('default_scope'))
+    init_default_scope(cfg.default_scope)
+    return cfg
+
+
+def load_small(name):
+    """The same network, narrower and shallower, without weights to download."""
+    cfg = load(name)
+    backbone = cfg.model.backbone
+    if backbone.type == 'ACmixResNet':
+        backbone.base_channels, channels = 8, [32, 64, 128, 256]
+    else:
+        backbone.arch = dict(embed_dims=8, depths=(1, 2, 1, 1), num_heads=(1, 2, 2, 2))
+        backbone.init_cfg, channels = None, [8, 16, 32, 64]
+    if name in SEGMENTATION:
+        cfg.model.decode_head.update(in_channels=channels, channels=8)
+        cfg.model.auxiliary_head.update(in_channels=channels[2], channels=8)
+        cfg.model.data_preprocessor.size = (64, 96)
+    else:
+        cfg.model.neck.in_channels = channels
+        cfg.model.train_cfg.rpn_proposal.max_per_img = 50
+        for stage in (
+            cfg.model.train_cfg.rcnn if isinstance(cfg.model.train_cfg.rcnn, list) else [cfg.model.train_cfg.rcnn]
+        ):
+            stage.sampler.num = 16
+        cfg.model.test_cfg.rpn.max_per_img = 20
     return cfg
 
 
 def build(cfg):
-    from mmdet.registry import MODELS
+    model = importlib.import_module(f'{cfg.default_scope}.registry').MODELS.build(cfg.model)
+    model.init_weights()
+    return model
 
-    return MODELS.build(cfg.model)
+
+def inputs_of(name, cfg):
+    """Two images, as the host's data loader gives them."""
+    if name in DETECTION:
+        from mmdet.testing import demo_mm_inputs
+
+        return demo_mm_inputs(2, [[3, 96, 128], [3, 65, 97]], num_classes=6, with_mask=True)
+    from mmseg.structures import SegDataSample
+
+    samples = []
+    for _ in range(2):
+        sample = SegDataSample(metainfo=dict(ori_shape=(64, 96), img_shape=(64, 96)))
+        labels = torch.randint(cfg.model.decode_head.num_classes, (1, 64, 96))
+        sample.gt_sem_seg = PixelData(data=torch.where(torch.rand(1, 64, 96) < 0.1, 255, labels))
+        samples.append(sample)
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 96), np.uint8)
+    return dict(inputs=list(torch.from_numpy(images)), data_samples=samples)
 
 
 def test_the_families_are_there():
-    family = {
+    resnets = [
         f'mask_rcnn/mask-rcnn_acmix-r{depth}_fpn_{schedule}_coco.py'
         for depth in (26, 50, 101)
         for schedule in ('1x', 'ms-3x')
-    }
-    assert {'maskrcnn_acmix.py', 'shapes/mask-rcnn_acmix-r26_shapes.py', *family} <= set(CONFIGS)
+    ]
+    swins = [
+        f'{head}_rcnn/{head.replace("_", "-")}-rcnn_acmix-{network}_fpn_ms-crop-{schedule}_coco.py'
+        for head in ('mask', 'cascade_mask')
+        for network, schedule in (('swin-t', '1x'), ('swin-t', '3x'), ('swin-s', '3x'))
+    ]
+    segmentors = [
+        f'upernet/upernet_acmix-{network}_8xb2-160k_ade20k-512x512.py' for network in ('swin-t', 'swin-s', 'r50')
+    ]
+    shapes = ['shapes/mask-rcnn_acmix-r26_shapes.py', 'shapes/upernet_acmix-swin_shapes.py']
+    assert {'maskrcnn_acmix.py', 'upernet_acmix.py', *resnets, *swins, *segmentors, *shapes} == set(CONFIGS)
 
 
 @pytest.mark.parametrize('name', CONFIGS)
@@ -52,55 +105,60 @@ def test_resolves_and_imports_the_plugin(name):
     cfg = load(name)
     assert cfg.custom_imports == dict(imports=['mmacmix'], allow_failed_imports=False)
     assert cfg.train_dataloader.dataset and cfg.val_evaluator and cfg.optim_wrapper.optimizer
+    assert cfg.default_scope == ('mmseg' if name in SEGMENTATION else 'mmdet')
+    assert '1x' not in name or cfg.train_cfg.max_epochs == 12
+    assert '3x' not in name or cfg.train_dataloader.dataset.get('times', 1) * cfg.train_cfg.max_epochs == 36
 
 
-@pytest.mark.parametrize('name', DETECTION)
-def test_builds_the_backbone_that_its_name_says(name):
+@pytest.mark.parametrize('name', CONFIGS)
+def test_has_the_backbone_that_its_name_says_and_heads_that_fit(name):
     cfg = load(name)
-    model = build(cfg)
-    assert isinstance(model.backbone, ACmixResNet)
-    depth = 50 if name == 'maskrcnn_acmix.py' else int(name.split('acmix-r')[1].split('_')[0])
-    assert [len(getattr(model.backbone, layer)) for layer in model.backbone.res_layers] == list(
-        ACmixResNet.arch_settings[depth]
-    )
-    assert '3x' not in name or cfg.train_dataloader.dataset.times * cfg.train_cfg.max_epochs == 36
-    assert model.neck.in_channels == [m.shape[1] for m in _maps(model.backbone)]
-
-
-def _maps(backbone):
+    cfg.model.backbone.init_cfg = None  # no download
+    backbone = importlib.import_module(f'{cfg.default_scope}.registry').MODELS.build(cfg.model.backbone)
+    network = network_of(name)
+    if network.startswith('r'):
+        blocks = list(ACmixResNet.arch_settings[int(network[1:])])
+        assert [len(getattr(backbone, layer)) for layer in backbone.res_layers] == blocks
+    else:
+        assert [len(stage) for stage in backbone.stages] == BLOCKS[network]
+        if name not in NETWORKS or name == 'upernet_acmix.py':
+            pretrained = load(name).model.backbone.init_cfg.checkpoint
+            assert {'swin-t': 'swin_tiny', 'swin-s': 'swin_small'}[network] in pretrained
     with torch.no_grad():
-        return backbone.eval()(torch.rand(1, 3, 64, 64))
+        channels = [m.shape[1] for m in backbone.eval()(torch.rand(1, 3, 64, 64))]
+    if name in SEGMENTATION:
+        assert channels == cfg.model.decode_head.in_channels and channels[2] == cfg.model.auxiliary_head.in_channels
+    else:
+        assert channels == cfg.model.neck.in_channels
 
 
-@pytest.mark.parametrize('name', DETECTION)
+@pytest.mark.parametrize('name', CONFIGS)
 def test_rates_norms_and_positions_take_no_weight_decay(name):
-    cfg = load(name, **{'model.backbone.base_channels': 8, 'model.neck.in_channels': [32, 64, 128, 256]})
+    cfg = load_small(name)
+    if cfg.model.backbone.type == 'ACmixSwinTransformer':
+        cfg.model.backbone.use_abs_pos_embed = True
     model = build(cfg)
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     decays = {id(group['params'][0]): group['weight_decay'] for group in optimizer.param_groups}
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     free = {names[key] for key, decay in decays.items() if decay == 0}
-    acmix = [f'{name}.' for name, module in model.named_modules() if isinstance(module, ACmix)]
-    wanted = {
-        layer + leaf for layer in acmix for leaf in ('attention_rate', 'conv_rate', 'position.weight', 'position.bias')
+    leaves = {
+        ACmix: ('attention_rate', 'conv_rate', 'position.weight', 'position.bias'),
+        WindowACmix: ('attention_rate', 'conv_rate', 'relative_position_bias_table'),
+        ACmixSwinTransformer: ('absolute_pos_embed',),
+        torch.nn.BatchNorm2d: ('weight', 'bias'),
+        torch.nn.InstanceNorm2d: ('weight', 'bias'),
+        torch.nn.LayerNorm: ('weight', 'bias'),
     }
-    norms = {
-        f'{name}.{leaf}'
-        for name, module in model.named_modules()
-        if isinstance(module, (torch.nn.BatchNorm2d, torch.nn.InstanceNorm2d))
-        for leaf in ('weight', 'bias')
-    }
-    assert acmix and free == wanted | norms
+    wanted = {f'{name}.{leaf}' for name, module in model.named_modules() for leaf in leaves.get(type(module), ())}
+    assert any('rate' in name for name in free) and free == wanted
 
 
-@pytest.mark.parametrize('name', DETECTION)
+@pytest.mark.parametrize('name', CONFIGS)
 def test_one_training_step_and_one_inference(name):
-    from mmdet.testing import demo_mm_inputs
-
-    cfg = load(name, **SMALL)
+    cfg = load_small(name)
     model = build(cfg)
-    model.init_weights()
-    inputs = demo_mm_inputs(2, [[3, 96, 128], [3, 65, 97]], num_classes=6, with_mask=True)
+    inputs = inputs_of(name, cfg)
     losses, _ = model.parse_losses(model(**model.data_preprocessor(inputs, True), mode='loss'))
     losses.backward()
     assert losses.isfinite()
@@ -109,10 +167,19 @@ def test_one_training_step_and_one_inference(name):
     model.eval()
     with torch.no_grad():
         results = model(**model.data_preprocessor(inputs, False), mode='predict')
-    assert len(results) == 2 and all(len(r.pred_instances.masks) == len(r.pred_instances.scores) for r in results)
+    assert len(results) == 2
+    for result in results:
+        if name in SEGMENTATION:
+            assert result.pred_sem_seg.data.shape == (1, 64, 96)
+        else:
+            assert len(result.pred_instances.masks) == len(result.pred_instances.scores)
 
 
-def test_shapes_config_names_the_classes_of_the_data_set():
-    metainfo = load('shapes/mask-rcnn_acmix-r26_shapes.py').train_dataloader.dataset.metainfo
-    assert tuple(metainfo.classes) == CLASSES
-    assert tuple(map(tuple, metainfo.palette)) == PALETTE
+def test_shapes_configs_name_the_classes_of_the_data_set():
+    for name, classes, palette in (
+        ('shapes/mask-rcnn_acmix-r26_shapes.py', CLASSES, PALETTE),
+        ('shapes/upernet_acmix-swin_shapes.py', SEMANTIC_CLASSES, SEMANTIC_PALETTE),
+    ):
+        metainfo = load(name).train_dataloader.dataset.metainfo
+        assert tuple(metainfo.classes) == classes
+        assert tuple(map(tuple, metainfo.palette)) == palette

@@ -2,6 +2,9 @@
 paramwise_cfg = dict(
     norm_decay_mult=0.0,
     custom_keys=dict(
-        attention_rate=dict(decay_mult=0.0), conv_rate=dict(decay_mult=0.0), position=dict(decay_mult=0.0)
+        attention_rate=dict(decay_mult=0.0),
+        conv_rate=dict(decay_mult=0.0),
+        position=dict(decay_mult=0.0),
+        absolute_pos_embed=dict(decay_mult=0.0),
     ),
 )

@@ -1,0 +1,43 @@
+# A small UperNet with ACmix-Swin on the generated data set, for two CPU cores.
+_base_ = [
+    '../_base_/models/upernet_acmix-swin-t.py',
+    '../_base_/datasets/shapes_semantic.py',
+    '../_base_/schedules/paramwise.py',
+    '../_base_/seg_runtime.py',
+]
+
+# A few images a process are too few for batch normalisation.
+norm_cfg = dict(_delete_=True, type='GN', num_groups=8, requires_grad=True)
+channels = [48, 96, 192, 384]
+model = dict(
+    data_preprocessor=dict(size=(128, 128)),
+    backbone=dict(
+        _delete_=True,
+        type='ACmixSwinTransformer',
+        arch=dict(embed_dims=channels[0], depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8)),
+        window_size=8,
+        drop_path_rate=0.0,
+        # Swin's own start, of deviation 0.02, is for wide networks and long training.
+        init_cfg=dict(type='Xavier', layer='Linear', distribution='uniform'),
+    ),
+    decode_head=dict(
+        in_channels=channels, pool_scales=(1, 2, 4), channels=48, num_classes=7, dropout_ratio=0.0, norm_cfg=norm_cfg
+    ),
+    auxiliary_head=dict(in_channels=channels[2], channels=48, num_classes=7, dropout_ratio=0.0, norm_cfg=norm_cfg),
+)
+
+iterations = 1250
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=iterations)
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')
+optim_wrapper = dict(
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=1.5e-3, weight_decay=0.01, fused=True),
+    clip_grad=dict(max_norm=5),
+    paramwise_cfg={{_base_.paramwise_cfg}},
+)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=iterations, eta_min=0),
+]
+default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=iterations))
