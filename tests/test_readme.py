@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.model import BaseModule
 from mmengine.registry import init_default_scope
 
-from mmacmix.backbones import ACmixResNet
+from mmacmix.backbones import ACmixResNet, ACmixSwinTransformer
 from mmacmix.layers import ACmix
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +46,11 @@ def test_the_table_of_backbones_is_right():
     assert {int(depth) for depth, _ in rows} == set(ACmixResNet.arch_settings)
     for depth, millions in rows:
         parameters = sum(parameter.numel() for parameter in ACmixResNet(int(depth)).parameters())
+        assert f'{parameters / 1e6:.2f}' == millions
+    rows = re.findall(r"`arch='(\w+)'` \| ([\d.]+) \|", README)
+    assert {arch for arch, _ in rows} == set(ACmixSwinTransformer.arch_settings)
+    for arch, millions in rows:
+        parameters = sum(parameter.numel() for parameter in ACmixSwinTransformer(arch).parameters())
         assert f'{parameters / 1e6:.2f}' == millions
 
 

@@ -19,9 +19,8 @@ from mmacmix.running import UserError
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs' / 'shapes' / 'mask-rcnn_acmix-r26_shapes.py'
-TINY = [
-    'model.backbone.base_channels=8',
-    'model.neck.in_channels=[32,64,128,256]',
+SEGMENTATION = ROOT / 'configs' / 'shapes' / 'upernet_acmix-swin_shapes.py'
+SHORT = [
     'train_cfg.max_iters=2',
     'train_cfg.val_interval=2',
     'train_dataloader.batch_size=1',
@@ -33,6 +32,13 @@ TINY = [
     'test_dataloader.persistent_workers=False',
     'default_hooks.checkpoint.interval=1',
     'default_hooks.logger.interval=1',
+]
+TINY = ['model.backbone.base_channels=8', 'model.neck.in_channels=[32,64,128,256]', *SHORT]
+TINY_SEGMENTOR = [
+    'model.backbone.arch.embed_dims=8',
+    'model.decode_head.in_channels=[8,16,32,64]',
+    'model.auxiliary_head.in_channels=32',
+    *SHORT,
 ]
 
 
@@ -157,12 +163,32 @@ def test_test_time_augmentation_changes_the_predictions_of_a_box_detector(place)
     assert scores[0].shape != scores[1].shape or not torch.allclose(scores[0], scores[1])
 
 
-def test_hosts_own_train_runs_the_config_outside_the_checkout(place):
-    import mmdet
+@pytest.mark.parametrize('host, config, tiny', [('mmdet', CONFIG, TINY), ('mmseg', SEGMENTATION, TINY_SEGMENTOR)])
+def test_hosts_own_train_runs_the_config_outside_the_checkout(place, host, config, tiny):
+    tool = Path(importlib.import_module(host).__file__).parent / '.mim' / 'tools' / 'train.py'
+    succeed(tool, config, '--work-dir', host, '--cfg-options', *tiny, 'train_cfg.max_iters=1', cwd=place)
+    assert (place / host / 'iter_1.pth').exists()
 
-    tool = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py'
-    succeed(tool, CONFIG, '--work-dir', 'hosts', '--cfg-options', *TINY, 'train_cfg.max_iters=1', cwd=place)
-    assert (place / 'hosts' / 'iter_1.pth').exists()
+
+def test_a_segmentor_is_trained_and_tested(place):
+    options = ['--work-dir', 'segmentor', '--cfg-options', *TINY_SEGMENTOR, 'train_dataloader.batch_size=2']
+    succeed(ROOT / 'tools' / 'train.py', SEGMENTATION, *options, cwd=place)
+    run = place / 'segmentor'
+    metrics = json.loads((run / 'results.json').read_text())
+    classes = [value for name, value in metrics.items() if name.startswith('IoU/')]
+    assert 'IoU/background' in metrics and metrics['mIoU'] == pytest.approx(np.mean(classes), abs=0.01)
+    assert np.array(Image.open(run / 'gallery.png')).shape[0] > 2 * 400
+
+    flags = ['--out', 'maps', '--show-dir', 'shown', '--tta']
+    succeed(ROOT / 'tools' / 'test.py', SEGMENTATION, 'segmentor/iter_2.pth', *flags, *options, cwd=place)
+    tested = json.loads((run / 'test_results.json').read_text())
+    assert tested.keys() == metrics.keys()
+    maps = sorted((place / 'maps').glob('*.png'))
+    assert [path.name for path in maps] == [
+        path.name for path in sorted((place / 'data/shapes/semantic/val').iterdir())
+    ]
+    assert np.array(Image.open(maps[0])).shape == (128, 128)
+    assert len(list(place.rglob('shown/**/*.png'))) == 3
 
 
 @pytest.mark.parametrize('tool, arguments, message', [
