@@ -26,7 +26,8 @@ class Case(NamedTuple):
 
 def load(name: str) -> Case:
     case = _load(name)
-    return case._replace(state_dict=dict(case.state_dict))
+    own = {name: tensor.clone() for name, tensor in case.state_dict.items()}
+    return case._replace(x=case.x.clone(), state_dict=own)
 
 
 @lru_cache

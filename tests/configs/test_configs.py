@@ -148,6 +148,7 @@ def test_rates_norms_and_positions_take_no_weight_decay(name):
         ACmixSwinTransformer: ('absolute_pos_embed',),
         torch.nn.BatchNorm2d: ('weight', 'bias'),
         torch.nn.InstanceNorm2d: ('weight', 'bias'),
+        torch.nn.GroupNorm: ('weight', 'bias'),
         torch.nn.LayerNorm: ('weight', 'bias'),
     }
     wanted = {f'{name}.{leaf}' for name, module in model.named_modules() for leaf in leaves.get(type(module), ())}
