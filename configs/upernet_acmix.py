@@ -7,16 +7,6 @@ _base_ = [
     '_base_/seg_runtime.py',
 ]
 
-# Plain Swin-T of ImageNet-1K, in which the second path starts at rate 0 and grows.
-model = dict(
-    backbone=dict(
-        convert_weights=True,
-        init_cfg=dict(
-            type='Pretrained',
-            checkpoint='https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_tiny_patch4_window7_224.pth',
-        ),
-    )
-)
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=6e-5, betas=(0.9, 0.999), weight_decay=0.01),

@@ -111,6 +111,8 @@ def _is_written_by_torch(path: str | Path) -> bool:
 def state_dict_of(checkpoint: Any, path: str | Path = 'the checkpoint') -> dict[str, torch.Tensor]:
     """The state dict of a checkpoint, whichever way it is wrapped: bare, or under ``state_dict`` or ``model``.
 
+    A leading ``module.``, as ``DistributedDataParallel`` leaves it, is taken off the names.
+
     Raises:
         ValueError: There is no state dict in it.
     """
@@ -126,4 +128,4 @@ def state_dict_of(checkpoint: Any, path: str | Path = 'the checkpoint') -> dict[
         raise ValueError(
             f'{path} holds no state dict: expected names and tensors, bare or under "state_dict" or "model"'
         )
-    return dict(checkpoint)
+    return {name.removeprefix('module.'): tensor for name, tensor in checkpoint.items()}

@@ -190,7 +190,6 @@ def check_checkpoint(path: str, model: torch.nn.Module, whole: bool = True) -> N
         saved = state_dict_of(load_checkpoint(path), path)
     except ValueError as error:
         raise UserError(str(error)) from error
-    saved = {name.removeprefix('module.'): tensor for name, tensor in saved.items()}
     wanted = model.state_dict()
     problems = [
         f'{what} {", ".join(names[:3])}{" and more" if len(names) > 3 else ""}'

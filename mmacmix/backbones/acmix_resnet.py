@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers import ACmix
 from .pretrained import check_pretrained
+from .stages import check_stages
 
 
 class Bottleneck(BaseModule):
@@ -149,14 +150,7 @@ class ACmixResNet(BaseModule):
         for name, values in (('strides', strides), ('dilations', dilations), ('stage_with_acmix', stage_with_acmix)):
             if not isinstance(values, Sequence) or len(values) < num_stages:
                 raise ValueError(f'{name} must have an entry for each of {num_stages} stages, got {values}')
-        if (
-            not isinstance(out_indices, Sequence)
-            or not out_indices
-            or not all(0 <= index < num_stages for index in out_indices)
-        ):
-            raise ValueError(f'out_indices must name stages 0 to {num_stages - 1}, got {out_indices}')
-        if not -1 <= frozen_stages <= num_stages:
-            raise ValueError(f'frozen_stages must be -1 to {num_stages}, got {frozen_stages}')
+        check_stages(num_stages, out_indices, frozen_stages)
         super().__init__(
             init_cfg
             or [

@@ -17,6 +17,7 @@ from ..checkpoints import convert
 from ..environment import allow_only_data_in_checkpoints, state_dict_of
 from ..layers import WindowACmix
 from .pretrained import check_pretrained
+from .stages import check_stages
 
 
 class PatchEmbed(BaseModule):
@@ -185,14 +186,11 @@ class ACmixSwinTransformer(BaseModule):
     ) -> None:
         channels, depths, heads = self._arch(arch)
         stages = len(depths)
-        if not out_indices or not all(0 <= index < stages for index in out_indices):
-            raise ValueError(f'out_indices must name stages 0 to {stages - 1}, got {out_indices}')
-        if not -1 <= frozen_stages <= stages:
-            raise ValueError(f'frozen_stages must be -1 to {stages}, got {frozen_stages}')
+        check_stages(stages, out_indices, frozen_stages)
         if convert_weights and init_cfg and (not isinstance(init_cfg, dict) or init_cfg.get('type') != 'Pretrained'):
             raise ValueError(f"convert_weights needs init_cfg=dict(type='Pretrained', checkpoint=...), got {init_cfg}")
-        self.convert_weights = convert_weights and init_cfg is not None
         super().__init__(init_cfg or dict(type='TruncNormal', layer='Linear', std=0.02))
+        self.convert_weights = convert_weights and init_cfg is not None
         self.out_indices, self.frozen_stages = tuple(out_indices), frozen_stages
         patch_norm_cfg = norm_cfg if patch_norm else None
         self.patch_embed = PatchEmbed(in_channels, channels, patch_size, patch_norm_cfg)

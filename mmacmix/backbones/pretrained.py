@@ -17,7 +17,6 @@ def check_pretrained(module: BaseModule) -> None:
         return
     path, prefix = cfg['checkpoint'], cfg.get('prefix') or ''
     saved = state_dict_of(CheckpointLoader.load_checkpoint(path, map_location='cpu'), path)
-    saved = {name.removeprefix('module.'): tensor for name, tensor in saved.items()}
     wanted = module.state_dict()
     kind = type(module).__name__
     start = prefix + '.' * bool(prefix and not prefix.endswith('.'))

@@ -24,9 +24,10 @@ def convert(state_dict: Mapping[str, Tensor], source: str) -> StateDict:
     Args:
         state_dict: Names to tensors, as the source's own code saves them. A leading ``module.`` on all names, as
             ``DistributedDataParallel`` leaves it, is taken off.
-        source: ``'acmix'``, one published ACmix operator, for :class:`mmacmix.layers.ACmix`; or ``'acmix-resnet'``,
-            a published ACmix-ResNet classifier, for :class:`mmacmix.backbones.ACmixResNet` (its classifier ``fc`` is
-            left out).
+        source: ``'acmix'``, one published ACmix operator, for :class:`mmacmix.layers.ACmix`; ``'acmix-resnet'``, a
+            published ACmix-ResNet classifier, for :class:`mmacmix.backbones.ACmixResNet`; ``'acmix-swin'``, a
+            published ACmix-Swin classifier, or ``'swin'``, a plain Swin Transformer in any of the layouts that people
+            have, for :class:`mmacmix.backbones.ACmixSwinTransformer`. Classifiers' heads are left out.
 
     Returns:
         A new state dict, ready for a strict ``load_state_dict``.

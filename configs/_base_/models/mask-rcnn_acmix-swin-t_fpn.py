@@ -1,20 +1,6 @@
-_base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpn.py'
+_base_ = ['mmdet::_base_/models/mask-rcnn_r50_fpn.py', 'acmix-swin-t.py']
 
-custom_imports = dict(imports=['mmacmix'], allow_failed_imports=False)
-
-# Plain Swin-T of ImageNet-1K, in which the second path starts at rate 0 and grows.
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='ACmixSwinTransformer',
-        arch='tiny',
-        drop_path_rate=0.2,
-        out_indices=(0, 1, 2, 3),
-        convert_weights=True,
-        init_cfg=dict(
-            type='Pretrained',
-            checkpoint='https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_tiny_patch4_window7_224.pth',
-        ),
-    ),
+    backbone=dict(_base_.acmix_swin_t, _delete_=True),
     neck=dict(in_channels=[96, 192, 384, 768]),
 )

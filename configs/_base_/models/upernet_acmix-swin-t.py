@@ -1,4 +1,4 @@
-custom_imports = dict(imports=['mmacmix'], allow_failed_imports=False)
+_base_ = 'acmix-swin-t.py'
 
 # With several processes batch normalisation shares its statistics, since two images are too few.
 sync_bn = 'torch'
@@ -16,7 +16,7 @@ data_preprocessor = dict(
 model = dict(
     type='EncoderDecoder',
     data_preprocessor=data_preprocessor,
-    backbone=dict(type='ACmixSwinTransformer', arch='tiny', drop_path_rate=0.3, out_indices=(0, 1, 2, 3)),
+    backbone=dict(_base_.acmix_swin_t, drop_path_rate=0.3),
     decode_head=dict(
         type='UPerHead',
         in_channels=[96, 192, 384, 768],

@@ -1,11 +1,6 @@
-# Swin's recipe for COCO: batch 16, on 8 GPUs with 2 images each.
-max_epochs = 36
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=1)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=1000),
-    dict(type='MultiStepLR', by_epoch=True, begin=0, end=max_epochs, milestones=[27, 33], gamma=0.1),
-]
-optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05))
-auto_scale_lr = dict(enable=False, base_batch_size=16)
+# Swin's recipe for COCO, three times as long.
+_base_ = 'swin_1x.py'
+
+train_cfg = dict(max_epochs=36)
+param_scheduler = _base_.param_scheduler
+param_scheduler[1].update(end=36, milestones=[27, 33])

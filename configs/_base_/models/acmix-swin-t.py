@@ -1,0 +1,14 @@
+# Plain Swin-T of ImageNet-1K, in which the second path starts at rate 0 and grows.
+custom_imports = dict(imports=['mmacmix'], allow_failed_imports=False)
+
+acmix_swin_t = dict(
+    type='ACmixSwinTransformer',
+    arch='tiny',
+    drop_path_rate=0.2,
+    out_indices=(0, 1, 2, 3),
+    convert_weights=True,
+    init_cfg=dict(
+        type='Pretrained',
+        checkpoint='https://github.com/SwinTransformer/storage/releases/download/v1.0.0/swin_tiny_patch4_window7_224.pth',
+    ),
+)
