@@ -1,4 +1,5 @@
+from .acmix_pvt import ACmixPyramidVisionTransformer
 from .acmix_resnet import ACmixResNet
 from .acmix_swin import ACmixSwinTransformer
 
-__all__ = ['ACmixResNet', 'ACmixSwinTransformer']
+__all__ = ['ACmixPyramidVisionTransformer', 'ACmixResNet', 'ACmixSwinTransformer']

@@ -5,19 +5,17 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import build_activation_layer, build_norm_layer
-from mmcv.cnn.bricks import DropPath
+from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule, ModuleList
 from mmengine.model.weight_init import trunc_normal_
 from mmengine.registry import MODELS
-from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from ..checkpoints import convert
-from ..environment import allow_only_data_in_checkpoints, state_dict_of
 from ..layers import WindowACmix
-from .pretrained import check_pretrained
+from .pretrained import check_convert_weights, check_pretrained, pretrained_state_dict
 from .stages import check_stages
+from .transformer import TransformerBlock
 
 
 class PatchEmbed(BaseModule):
@@ -61,56 +59,6 @@ class PatchMerging(BaseModule):
         x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
         # The original repository's order: column by column within the 2 x 2 pixels.
         return self.reduction(self.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3)))
-
-
-class SwinBlock(BaseModule):
-    """A window attention with ACmix and a two-layer network, each with its shortcut.
-
-    Args:
-        channels: Channels of the input and the output.
-        hidden_channels: Channels inside the two-layer network.
-        drop_path_rate: Probability of leaving out either part for a training image. Default: 0.
-        drop_rate: Dropout behind either part. Default: 0.
-        act_cfg: Activation. Default: ``dict(type='GELU')``.
-        norm_cfg: Normalisation. Default: ``dict(type='LN')``.
-        with_cp: Compute the block again in backward instead of keeping its maps. Default: False.
-        attention: Arguments of :class:`mmacmix.layers.WindowACmix`.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        hidden_channels: int,
-        drop_path_rate: float = 0.0,
-        drop_rate: float = 0.0,
-        act_cfg: dict = dict(type='GELU'),
-        norm_cfg: dict = dict(type='LN'),
-        with_cp: bool = False,
-        **attention,
-    ) -> None:
-        super().__init__()
-        self.with_cp = with_cp
-        self.norm1 = build_norm_layer(norm_cfg, channels)[1]
-        self.attn = WindowACmix(channels, drop_rate=drop_rate, **attention)
-        self.drop_path = DropPath(drop_path_rate)
-        self.norm2 = build_norm_layer(norm_cfg, channels)[1]
-        self.ffn = nn.Sequential(
-            nn.Linear(channels, hidden_channels),
-            build_activation_layer(act_cfg),
-            nn.Dropout(drop_rate),
-            nn.Linear(hidden_channels, channels),
-            nn.Dropout(drop_rate),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, H, W, C)`` to ``(B, H, W, C)``."""
-        if self.with_cp and x.requires_grad:
-            return torch.utils.checkpoint.checkpoint(self._forward, x, use_reentrant=False)
-        return self._forward(x)
-
-    def _forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.ffn(self.norm2(x)))
 
 
 @MODELS.register_module()
@@ -187,8 +135,7 @@ class ACmixSwinTransformer(BaseModule):
         channels, depths, heads = self._arch(arch)
         stages = len(depths)
         check_stages(stages, out_indices, frozen_stages)
-        if convert_weights and init_cfg and (not isinstance(init_cfg, dict) or init_cfg.get('type') != 'Pretrained'):
-            raise ValueError(f"convert_weights needs init_cfg=dict(type='Pretrained', checkpoint=...), got {init_cfg}")
+        check_convert_weights(convert_weights, init_cfg)
         super().__init__(init_cfg or dict(type='TruncNormal', layer='Linear', std=0.02))
         self.convert_weights = convert_weights and init_cfg is not None
         self.out_indices, self.frozen_stages = tuple(out_indices), frozen_stages
@@ -206,7 +153,18 @@ class ACmixSwinTransformer(BaseModule):
             self.stages.append(ModuleList())
             for block in range(depth):
                 self.stages[-1].append(
-                    SwinBlock(
+                    TransformerBlock(
+                        WindowACmix(
+                            channels,
+                            heads[stage],
+                            window_size=window_size,
+                            shift=window_size // 2 if block % 2 else 0,
+                            qkv_bias=qkv_bias,
+                            qk_scale=qk_scale,
+                            attn_drop_rate=attn_drop_rate,
+                            drop_rate=drop_rate,
+                            conv_on_rolled=conv_on_rolled,
+                        ),
                         channels,
                         int(mlp_ratio * channels),
                         drop_path_rate=next(drop_path_rates),
@@ -214,13 +172,6 @@ class ACmixSwinTransformer(BaseModule):
                         act_cfg=act_cfg,
                         norm_cfg=norm_cfg,
                         with_cp=with_cp,
-                        num_heads=heads[stage],
-                        window_size=window_size,
-                        shift=window_size // 2 if block % 2 else 0,
-                        qkv_bias=qkv_bias,
-                        qk_scale=qk_scale,
-                        attn_drop_rate=attn_drop_rate,
-                        conv_on_rolled=conv_on_rolled,
                     )
                 )
             if stage in self.out_indices:
@@ -273,11 +224,9 @@ class ACmixSwinTransformer(BaseModule):
             ValueError: A checkpoint does not fit; the message names what is unknown or missing.
         """
         if self.convert_weights:
-            allow_only_data_in_checkpoints()
-            path = self.init_cfg['checkpoint']
-            state_dict = state_dict_of(CheckpointLoader.load_checkpoint(path, map_location='cpu'), path)
-            acmix = any(name.endswith('attn.rate1') for name in state_dict)
-            self.load_state_dict(convert(state_dict, 'acmix-swin' if acmix else 'swin'))
+            saved = pretrained_state_dict(self)
+            published = any(name.endswith('attn.rate1') for name in saved)
+            self.load_state_dict(convert(saved, 'acmix-swin' if published else 'swin'))
         else:
             check_pretrained(self)
             super().init_weights()

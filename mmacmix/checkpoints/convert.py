@@ -6,6 +6,7 @@ from torch import Tensor
 
 from .acmix import convert_acmix
 from .acmix_resnet import convert_acmix_resnet
+from .pvt import convert_pvt
 from .swin import convert_acmix_swin, convert_swin
 
 StateDict = dict[str, Tensor]
@@ -14,6 +15,7 @@ SOURCES: dict[str, Callable[[StateDict], StateDict]] = {
     'acmix': convert_acmix,
     'acmix-resnet': convert_acmix_resnet,
     'acmix-swin': convert_acmix_swin,
+    'pvt': convert_pvt,
     'swin': convert_swin,
 }
 
@@ -27,7 +29,9 @@ def convert(state_dict: Mapping[str, Tensor], source: str) -> StateDict:
         source: ``'acmix'``, one published ACmix operator, for :class:`mmacmix.layers.ACmix`; ``'acmix-resnet'``, a
             published ACmix-ResNet classifier, for :class:`mmacmix.backbones.ACmixResNet`; ``'acmix-swin'``, a
             published ACmix-Swin classifier, or ``'swin'``, a plain Swin Transformer in any of the layouts that people
-            have, for :class:`mmacmix.backbones.ACmixSwinTransformer`. Classifiers' heads are left out.
+            have, for :class:`mmacmix.backbones.ACmixSwinTransformer`; ``'pvt'``, a plain Pyramid Vision Transformer of
+            the original repository or of MMDetection, for
+            :class:`mmacmix.backbones.ACmixPyramidVisionTransformer`. Classifiers' heads are left out.
 
     Returns:
         A new state dict, ready for a strict ``load_state_dict``.

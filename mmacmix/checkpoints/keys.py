@@ -29,6 +29,23 @@ def rename(
     return {names[name]: tensor for name, tensor in state_dict.items() if names[name]}
 
 
+def leaves(
+    pairs: Iterable[tuple[str, str]], theirs: str = '', ours: str = '', names: Iterable[str] = ('weight', 'bias')
+) -> dict[str, str]:
+    """Names of the parameters of modules, from ``theirs + pair[0]`` to ``ours + pair[1]``; no new name stays empty."""
+    return {f'{theirs}{a}.{leaf}': f'{ours}{b}.{leaf}' if b else '' for a, b in pairs for leaf in names}
+
+
+def without_backbone_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The backbone of a whole network, or the state dict as it is, with a classifier's head if there is one."""
+    prefix = 'backbone.'
+    if not any(name.startswith(prefix) for name in state_dict):
+        return dict(state_dict)
+    return {
+        name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name.startswith((prefix, 'head.'))
+    }
+
+
 def _some(keys, most: int = 10) -> str:
     more = f' and {len(keys) - most} more' if len(keys) > most else ''
     return ', '.join(keys[:most]) + more

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..ops import shift_kernels
-from .keys import rename
+from .keys import leaves, rename, without_backbone_prefix
+from .second_path import add_second_path
 
 _ACMIX = {
     'rate1': 'attention_rate',
@@ -59,9 +59,7 @@ def convert_swin(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
     Attention has rate 1, the convolution path rate 0: it does nothing until training raises its rate.
     """
-    of_backbone = {name[9:]: tensor for name, tensor in state_dict.items() if name.startswith('backbone.')}
-    head = {name: tensor for name, tensor in state_dict.items() if name.startswith('head.')}
-    state_dict = of_backbone | head if of_backbone else state_dict
+    state_dict = without_backbone_prefix(state_dict)
     if any(name.startswith('stages.') for name in state_dict):
         layout = _MMPRETRAIN if 'head.fc.weight' in state_dict else _OPENMMLAB
     elif any(name.startswith('layers.0.downsample') for name in state_dict):
@@ -69,22 +67,9 @@ def convert_swin(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     else:
         layout = _TIMM
     converted = _convert(state_dict, layout, 'swin', acmix=False)
-    generator = torch.Generator().manual_seed(0)
-    for name in [name for name in converted if name.endswith('.qkv.weight')]:
-        prefix = name.removesuffix('qkv.weight')
-        heads = converted[prefix + 'relative_position_bias_table'].shape[1]
-        like = converted[name]
-        bound = (3 * heads) ** -0.5
-        mixing = torch.rand(9, 3 * heads, generator=generator) * 2 * bound - bound
-        second_path = {
-            'attention_rate': torch.ones(1),
-            'conv_rate': torch.zeros(1),
-            'shift_conv.mixing': mixing,
-            'shift_conv.mixing_bias': torch.zeros(9),
-            'shift_conv.weight': shift_kernels(like.shape[1], 3),
-        }
-        converted.update({prefix + leaf: tensor.to(like) for leaf, tensor in second_path.items()})
-    return converted
+    table = '.relative_position_bias_table'
+    heads = {name.removesuffix(table): tensor.shape[1] for name, tensor in converted.items() if name.endswith(table)}
+    return add_second_path(converted, heads)
 
 
 def _convert(state_dict: dict[str, Tensor], layout: _Layout, source: str, acmix: bool) -> dict[str, Tensor]:
@@ -103,7 +88,7 @@ def _convert(state_dict: dict[str, Tensor], layout: _Layout, source: str, acmix:
             theirs, ours = f'{layout.stage.format(stage)}blocks.{block}.', f'stages.{stage}.{block}.'
             pairs = [('norm1', 'norm1'), ('norm2', 'norm2'), *zip(layout.linear, ('ffn.0', 'ffn.3'), strict=True)]
             pairs += [(f'{layout.attention}.{name}', f'attn.{name}') for name in ('qkv', 'proj')]
-            names.update(_leaves(pairs, theirs, ours))
+            names.update(leaves(pairs, theirs, ours))
             optional.append(f'{theirs}{layout.attention}.qkv.bias')
             table = 'relative_position_bias_table'
             names[f'{theirs}{layout.attention}.{table}'] = f'{ours}attn.{table}'
@@ -113,7 +98,7 @@ def _convert(state_dict: dict[str, Tensor], layout: _Layout, source: str, acmix:
         if stage < last:
             theirs, ours = layout.merging.format(stage + layout.merging_stage), f'downsamples.{stage}'
             names[f'{theirs}.reduction.weight'] = f'{ours}.reduction.weight'
-            names.update(_leaves([('.norm', '.norm')], theirs, ours))
+            names.update(leaves([('.norm', '.norm')], theirs, ours))
             optional += [f'{theirs}.norm.{leaf}' for leaf in ('weight', 'bias')]
     learned = {name: tensor for name, tensor in state_dict.items() if not name.endswith(_BUFFERS)}
     converted = rename(learned, names, source, optional)
@@ -132,15 +117,10 @@ def _outside(layout: _Layout, last: int) -> tuple[dict[str, str], list[str]]:
     """Names outside the stages, and those of them that may be missing."""
     pairs = [(layout.embedding, 'patch_embed.projection'), ('patch_embed.norm', 'patch_embed.norm')]
     norms = [('norm', f'norm{last}'), *((f'norm{stage}', f'norm{stage}') for stage in range(last + 1))]
-    heads = [('head', ''), ('head.fc', '')]
-    names = _leaves([*pairs, *norms]) | {f'{head}.{leaf}': '' for head, _ in heads for leaf in ('weight', 'bias')}
+    names = leaves([*pairs, *norms, ('head', ''), ('head.fc', '')])
     names['absolute_pos_embed'] = 'absolute_pos_embed'
     needed = [f'{layout.embedding}.{leaf}' for leaf in ('weight', 'bias')]
     return names, [name for name in names if name not in needed]
-
-
-def _leaves(pairs: list[tuple[str, str]], theirs: str = '', ours: str = '') -> dict[str, str]:
-    return {f'{theirs}{a}.{leaf}': f'{ours}{b}.{leaf}' for a, b in pairs for leaf in ('weight', 'bias')}
 
 
 def _unfolded_to_concatenated(tensor: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import feature_projection, shift_conv, shift_kernels
+from ..ops import feature_projection, mix, shift_conv, shift_kernels
 
 
 class ShiftConv(nn.Module):
@@ -52,3 +52,7 @@ class ShiftConv(nn.Module):
         weight, bias = feature_projection(weight, bias, self.mixing, self.mixing_bias)
         features = F.conv2d(x, weight[..., None, None], bias)
         return shift_conv(features, self.weight, self.stride, self.dilation)
+
+    def of_projections(self, projections: Tensor) -> Tensor:
+        """Apply the path to query, key and value that are there already: ``(B, 3 * num_heads * head_dim, H, W)``."""
+        return shift_conv(mix(projections, self.mixing, self.mixing_bias), self.weight, self.stride, self.dilation)

@@ -1,10 +1,11 @@
 from .neighborhood_attention import available_backends, check_window, neighborhood_attention
-from .shift_conv import feature_projection, shift_conv, shift_kernels
+from .shift_conv import feature_projection, mix, shift_conv, shift_kernels
 
 __all__ = [
     'available_backends',
     'check_window',
     'feature_projection',
+    'mix',
     'neighborhood_attention',
     'shift_conv',
     'shift_kernels',

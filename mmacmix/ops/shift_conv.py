@@ -17,6 +17,23 @@ def shift_kernels(channels: int, kernel_size: int) -> Tensor:
     return torch.eye(taps).view(1, taps, kernel_size, kernel_size).repeat(channels, 1, 1, 1)
 
 
+def mix(projections: Tensor, mixing: Tensor, mixing_bias: Tensor | None = None) -> Tensor:
+    """The fully connected layer: k^2 features for every index of ``head_dim``.
+
+    Args:
+        projections: ``(B, 3 * heads * head_dim, H, W)``, query, key and value, heads outermost within each.
+        mixing: ``(k^2, 3 * heads)``.
+        mixing_bias: ``(k^2,)`` or None. Default: None.
+
+    Returns:
+        ``(B, head_dim * k^2, H, W)``.
+    """
+    features = torch.einsum('ti,bidhw->bdthw', mixing, projections.unflatten(1, (mixing.shape[1], -1)))
+    if mixing_bias is not None:
+        features = features + mixing_bias[:, None, None]
+    return features.flatten(1, 2)
+
+
 def feature_projection(
     weight: Tensor, bias: Tensor | None, mixing: Tensor, mixing_bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:

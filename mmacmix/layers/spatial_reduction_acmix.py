@@ -1,0 +1,95 @@
+"""PVT's spatial-reduction attention with ACmix's second path (arXiv 2111.14556, table 2; PVT: arXiv 2102.12122)."""
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from .shift_conv import ShiftConv
+
+
+class SpatialReductionACmix(BaseModule):
+    """Attention of every pixel to a map reduced by ``reduction``, plus a 3x3 convolution of the same projections.
+
+    The output is ``attention_rate * proj(attention) + conv_rate * convolution``. With rates 1 and 0 it is plain PVT.
+
+    A reconstruction: no code of ACmix-PVT was published. The convolution path runs at full resolution; key and value
+    of the reduced map are brought up to it bilinearly, without projections of their own, which is what the published
+    sizes allow for. As in ACmix-Swin, the fully connected layer has a bias, and the projection behind the heads is
+    the attention path's alone.
+
+    Args:
+        channels: Channels of the input and the output, a multiple of ``num_heads``.
+        num_heads: Attention heads.
+        reduction: Side in pixels of the patches that one key and one value stand for. Default: 1.
+        qkv_bias: Bias of the projections to query, key and value. Default: True.
+        attn_drop_rate: Dropout of the attention weights. Default: 0.
+        drop_rate: Dropout of the output. Default: 0.
+        norm_cfg: Normalisation of the reduced map. Default: ``dict(type='LN', eps=1e-6)``.
+
+    Raises:
+        ValueError: A size is out of range, or two of them do not fit together.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int,
+        reduction: int = 1,
+        qkv_bias: bool = True,
+        attn_drop_rate: float = 0.0,
+        drop_rate: float = 0.0,
+        norm_cfg: dict = dict(type='LN', eps=1e-6),
+    ) -> None:
+        super().__init__()
+        if channels % num_heads:
+            raise ValueError(f'channels must be a multiple of num_heads, got {channels} and {num_heads}')
+        if reduction < 1:
+            raise ValueError(f'reduction must be 1 or more, got {reduction}')
+        self.num_heads, self.reduction, self.attn_drop_rate = num_heads, reduction, attn_drop_rate
+        self.query = nn.Linear(channels, channels, bias=qkv_bias)
+        self.key_value = nn.Linear(channels, 2 * channels, bias=qkv_bias)
+        if reduction > 1:
+            self.reduce = nn.Conv2d(channels, channels, reduction, reduction)
+            self.norm = build_norm_layer(norm_cfg, channels)[1]
+        self.proj = nn.Linear(channels, channels)
+        self.shift_conv = ShiftConv(num_heads, channels // num_heads, mixing_bias=True)
+        self.attention_rate = nn.Parameter(torch.full((1,), 0.5))
+        self.conv_rate = nn.Parameter(torch.full((1,), 0.5))
+        self.drop = nn.Dropout(drop_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, H, W, C)`` to ``(B, H, W, C)``."""
+        query = self.query(x)
+        key, value = self.key_value(self._reduced(x)).chunk(2, dim=-1)
+        out = self.attention_rate * self.proj(self._attention(query, key, value))
+        out = out + self.conv_rate * self._convolution(query, key, value)
+        return self.drop(out)
+
+    def _reduced(self, x: Tensor) -> Tensor:
+        """``(B, H, W, C)`` to ``(B, max(1, H // reduction), max(1, W // reduction), C)``."""
+        if self.reduction == 1:
+            return x
+        return self.norm(self.reduce(pad_to_patch(x.permute(0, 3, 1, 2), self.reduction)).permute(0, 2, 3, 1))
+
+    def _attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        heads = (each.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for each in (query, key, value))
+        out = F.scaled_dot_product_attention(*heads, dropout_p=self.attn_drop_rate if self.training else 0.0)
+        return out.transpose(1, 2).reshape(query.shape)
+
+    def _convolution(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        query, key, value = (each.permute(0, 3, 1, 2) for each in (query, key, value))
+        if self.reduction > 1:
+            key, value = (F.interpolate(each, size=query.shape[2:], mode='bilinear') for each in (key, value))
+        # Channel d * num_heads + h, unlike the attention path, as in all of ACmix.
+        return self.shift_conv.of_projections(torch.cat((query, key, value), 1)).permute(0, 2, 3, 1)
+
+
+def pad_to_patch(x: Tensor, patch_size: int) -> Tensor:
+    """Pad ``(B, C, H, W)`` with zeros at the bottom and right where a side is shorter than one patch.
+
+    PVT leaves out the pixels of incomplete patches. Only of a map without a single whole one nothing would be left.
+    """
+    bottom, right = (max(0, patch_size - side) for side in x.shape[2:])
+    return F.pad(x, (0, right, 0, bottom))
