@@ -67,6 +67,7 @@ class ACmixPyramidVisionTransformer(BaseModule):
         drop_rate: Dropout. Default: 0.
         attn_drop_rate: Dropout of attention weights. Default: 0.
         drop_path_rate: Stochastic depth of the last block, growing linearly from 0. Default: 0.1.
+        acmix: ``rates``, ``learn_rates`` and ``shift_form`` of the layers. Default: none.
         act_cfg: Activation. Default: ``dict(type='GELU')``.
         norm_cfg: Normalisation. Default: ``dict(type='LN', eps=1e-6)``.
         with_cp: Compute each block again in backward instead of keeping its maps. Default: False.
@@ -101,6 +102,7 @@ class ACmixPyramidVisionTransformer(BaseModule):
         drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
         drop_path_rate: float = 0.1,
+        acmix: dict = dict(),
         act_cfg: dict = dict(type='GELU'),
         norm_cfg: dict = dict(type='LN', eps=1e-6),
         with_cp: bool = False,
@@ -140,6 +142,7 @@ class ACmixPyramidVisionTransformer(BaseModule):
                             attn_drop_rate=attn_drop_rate,
                             drop_rate=drop_rate,
                             norm_cfg=norm_cfg,
+                            **acmix,
                         ),
                         channels,
                         mlp_ratios[stage] * channels,

@@ -97,7 +97,8 @@ class ACmixResNet(BaseModule):
         strides: Stride of each stage. Default: ``(1, 2, 2, 2)``.
         dilations: Dilation of each stage. Default: ``(1, 1, 1, 1)``.
         out_indices: Stages whose output is returned. Default: ``(0, 1, 2, 3)``.
-        acmix: ``num_heads``, ``attention_kernel_size`` and ``backend`` of ACmix.
+        acmix: ``num_heads``, ``attention_kernel_size``, ``backend``, ``rates``, ``learn_rates`` and ``shift_form`` of
+            ACmix.
             Default: ``dict(num_heads=4, attention_kernel_size=7)``.
         stage_with_acmix: Whether each stage has ACmix; the others keep plain 3x3 convolutions.
             Default: ``(True, True, True, True)``.

@@ -88,6 +88,7 @@ class ACmixSwinTransformer(BaseModule):
         use_abs_pos_embed: Add a learned map to the patches, resized to the image. Default: False.
         conv_on_rolled: Convolve the rolled map as published; see :class:`mmacmix.layers.WindowACmix`.
             Default: True.
+        acmix: ``rates``, ``learn_rates`` and ``shift_form`` of the layers. Default: none.
         act_cfg: Activation. Default: ``dict(type='GELU')``.
         norm_cfg: Normalisation. Default: ``dict(type='LN')``.
         with_cp: Compute each block again in backward instead of keeping its maps. Default: False.
@@ -125,6 +126,7 @@ class ACmixSwinTransformer(BaseModule):
         drop_path_rate: float = 0.1,
         use_abs_pos_embed: bool = False,
         conv_on_rolled: bool = True,
+        acmix: dict = dict(),
         act_cfg: dict = dict(type='GELU'),
         norm_cfg: dict = dict(type='LN'),
         with_cp: bool = False,
@@ -164,6 +166,7 @@ class ACmixSwinTransformer(BaseModule):
                             attn_drop_rate=attn_drop_rate,
                             drop_rate=drop_rate,
                             conv_on_rolled=conv_on_rolled,
+                            **acmix,
                         ),
                         channels,
                         int(mlp_ratio * channels),

@@ -1,6 +1,7 @@
 from .acmix import ACmix
 from .shift_conv import ShiftConv
 from .spatial_reduction_acmix import SpatialReductionACmix, pad_to_patch
+from .two_paths import TwoPaths
 from .window_acmix import WindowACmix
 
-__all__ = ['ACmix', 'ShiftConv', 'SpatialReductionACmix', 'WindowACmix', 'pad_to_patch']
+__all__ = ['ACmix', 'ShiftConv', 'SpatialReductionACmix', 'TwoPaths', 'WindowACmix', 'pad_to_patch']

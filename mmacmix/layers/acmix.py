@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 
 import torch
-from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..ops import available_backends, check_window, neighborhood_attention
 from .shift_conv import ShiftConv
+from .two_paths import TwoPaths
 
 
 @MODELS.register_module()
-class ACmix(BaseModule):
+class ACmix(TwoPaths):
     """Stands wherever a ``k x k`` convolution stands, and has a convolution's signature.
 
     Three 1x1 convolutions give query, key and value (stage I, section 4.1). Two paths use them (stage II): attention
@@ -35,6 +35,9 @@ class ACmix(BaseModule):
         num_heads: Heads of the attention path. Default: 4.
         attention_kernel_size: Side of the attention window, odd. Default: 7.
         backend: Backend of :func:`mmacmix.ops.neighborhood_attention`. Default: ``'auto'``.
+        rates: Rates of attention and convolution, see :class:`mmacmix.layers.TwoPaths`. Default: ``(0.5, 0.5)``.
+        learn_rates: Learn the rates; else a path of rate 0 is left out. Default: True.
+        shift_form: Kernels of the convolution path, see :class:`mmacmix.layers.ShiftConv`. Default: ``'group'``.
         init_cfg: MMEngine initialisation. Default: None.
 
     Raises:
@@ -57,9 +60,12 @@ class ACmix(BaseModule):
         num_heads: int = 4,
         attention_kernel_size: int = 7,
         backend: str = 'auto',
+        rates: Sequence[float] = (0.5, 0.5),
+        learn_rates: bool = True,
+        shift_form: str = 'group',
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__(rates, learn_rates, init_cfg)
         kernel_size, stride, dilation = (
             _square(name, value)
             for name, value in (('kernel_size', kernel_size), ('stride', stride), ('dilation', dilation))
@@ -90,10 +96,10 @@ class ACmix(BaseModule):
         self.query = nn.Conv2d(in_channels, out_channels, 1, stride=stride)
         self.key = nn.Conv2d(in_channels, out_channels, 1)
         self.value = nn.Conv2d(in_channels, out_channels, 1)
-        self.position = nn.Conv2d(2, head_dim, 1)
-        self.shift_conv = ShiftConv(num_heads, head_dim, kernel_size, stride, dilation)
-        self.attention_rate = nn.Parameter(torch.full((1,), 0.5))
-        self.conv_rate = nn.Parameter(torch.full((1,), 0.5))
+        if self.has_attention:
+            self.position = nn.Conv2d(2, head_dim, 1)
+        if self.has_convolution:
+            self.shift_conv = ShiftConv(num_heads, head_dim, kernel_size, stride, dilation, form=shift_form)
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,7 +117,11 @@ class ACmix(BaseModule):
         # RoIAlign reads a channels_last map as if it were NCHW), so the output gets the input's format back.
         memory_format = torch.contiguous_format if x.is_contiguous() else torch.channels_last
         x = x.contiguous(memory_format=torch.channels_last)
-        out = self.attention_rate * self._attention(x) + self.conv_rate * self._convolution(x)
+        out = 0
+        if self.has_attention:
+            out = self.attention_rate * self._attention(x)
+        if self.has_convolution:
+            out = out + self.conv_rate * self._convolution(x)
         if self.bias is not None:
             out = out + self.bias.view(-1, 1, 1)
         return out.contiguous(memory_format=memory_format)

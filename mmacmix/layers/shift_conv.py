@@ -20,6 +20,13 @@ class ShiftConv(nn.Module):
         stride: Default: 1.
         dilation: Default: 1.
         mixing_bias: Bias of the fully connected layer, as in ACmix-Swin. Default: False.
+        form: How features are shifted and summed (figure 3). ``'group'``: a group convolution, with learned kernels
+            that start as shifts, one for each output and feature. ``'depthwise'``: a depthwise convolution, with
+            learned kernels that start as shifts, one a feature, and a sum that all heads share. ``'frozen'``: the
+            same with kernels that stay shifts. Default: ``'group'``.
+
+    Raises:
+        ValueError: There is no such form.
     """
 
     def __init__(
@@ -30,13 +37,21 @@ class ShiftConv(nn.Module):
         stride: int = 1,
         dilation: int = 1,
         mixing_bias: bool = False,
+        form: str = 'group',
     ) -> None:
         super().__init__()
+        if form not in ('group', 'depthwise', 'frozen'):
+            raise ValueError(f"shift_form must be 'group', 'depthwise' or 'frozen', got {form!r}")
+        self.sharing_heads = 1 if form == 'group' else num_heads
         self.stride, self.dilation = stride, dilation
         bound = (3 * num_heads) ** -0.5  # as nn.Conv2d starts a layer of 3 * num_heads inputs
         self.mixing = nn.Parameter(nn.init.uniform_(torch.empty(kernel_size**2, 3 * num_heads), -bound, bound))
         self.mixing_bias = nn.Parameter(torch.zeros(kernel_size**2)) if mixing_bias else None
-        self.weight = nn.Parameter(shift_kernels(num_heads * head_dim, kernel_size))
+        kernels = shift_kernels(num_heads * head_dim // self.sharing_heads, kernel_size)
+        if form == 'frozen':
+            self.register_buffer('weight', kernels)
+        else:
+            self.weight = nn.Parameter(kernels)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Apply the path.
@@ -51,8 +66,12 @@ class ShiftConv(nn.Module):
         """
         weight, bias = feature_projection(weight, bias, self.mixing, self.mixing_bias)
         features = F.conv2d(x, weight[..., None, None], bias)
-        return shift_conv(features, self.weight, self.stride, self.dilation)
+        return self._shift(features)
 
     def of_projections(self, projections: Tensor) -> Tensor:
         """Apply the path to query, key and value that are there already: ``(B, 3 * num_heads * head_dim, H, W)``."""
-        return shift_conv(mix(projections, self.mixing, self.mixing_bias), self.weight, self.stride, self.dilation)
+        return self._shift(mix(projections, self.mixing, self.mixing_bias))
+
+    def _shift(self, features: Tensor) -> Tensor:
+        out = shift_conv(features, self.weight, self.stride, self.dilation)
+        return out.repeat_interleave(self.sharing_heads, 1) if self.sharing_heads > 1 else out

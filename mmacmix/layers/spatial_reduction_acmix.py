@@ -1,15 +1,17 @@
 """PVT's spatial-reduction attention with ACmix's second path (arXiv 2111.14556, table 2; PVT: arXiv 2102.12122)."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from .shift_conv import ShiftConv
+from .two_paths import TwoPaths
 
 
-class SpatialReductionACmix(BaseModule):
+class SpatialReductionACmix(TwoPaths):
     """Attention of every pixel to a map reduced by ``reduction``, plus a 3x3 convolution of the same projections.
 
     The output is ``attention_rate * proj(attention) + conv_rate * convolution``. With rates 1 and 0 it is plain PVT.
@@ -27,6 +29,9 @@ class SpatialReductionACmix(BaseModule):
         attn_drop_rate: Dropout of the attention weights. Default: 0.
         drop_rate: Dropout of the output. Default: 0.
         norm_cfg: Normalisation of the reduced map. Default: ``dict(type='LN', eps=1e-6)``.
+        rates: Rates of attention and convolution, see :class:`mmacmix.layers.TwoPaths`. Default: ``(0.5, 0.5)``.
+        learn_rates: Learn the rates; else a path of rate 0 is left out. Default: True.
+        shift_form: Kernels of the convolution path, see :class:`mmacmix.layers.ShiftConv`. Default: ``'group'``.
 
     Raises:
         ValueError: A size is out of range, or two of them do not fit together.
@@ -41,8 +46,11 @@ class SpatialReductionACmix(BaseModule):
         attn_drop_rate: float = 0.0,
         drop_rate: float = 0.0,
         norm_cfg: dict = dict(type='LN', eps=1e-6),
+        rates: Sequence[float] = (0.5, 0.5),
+        learn_rates: bool = True,
+        shift_form: str = 'group',
     ) -> None:
-        super().__init__()
+        super().__init__(rates, learn_rates)
         if channels % num_heads:
             raise ValueError(f'channels must be a multiple of num_heads, got {channels} and {num_heads}')
         if reduction < 1:
@@ -53,18 +61,21 @@ class SpatialReductionACmix(BaseModule):
         if reduction > 1:
             self.reduce = nn.Conv2d(channels, channels, reduction, reduction)
             self.norm = build_norm_layer(norm_cfg, channels)[1]
-        self.proj = nn.Linear(channels, channels)
-        self.shift_conv = ShiftConv(num_heads, channels // num_heads, mixing_bias=True)
-        self.attention_rate = nn.Parameter(torch.full((1,), 0.5))
-        self.conv_rate = nn.Parameter(torch.full((1,), 0.5))
+        if self.has_attention:
+            self.proj = nn.Linear(channels, channels)
+        if self.has_convolution:
+            self.shift_conv = ShiftConv(num_heads, channels // num_heads, mixing_bias=True, form=shift_form)
         self.drop = nn.Dropout(drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, H, W, C)`` to ``(B, H, W, C)``."""
         query = self.query(x)
         key, value = self.key_value(self._reduced(x)).chunk(2, dim=-1)
-        out = self.attention_rate * self.proj(self._attention(query, key, value))
-        out = out + self.conv_rate * self._convolution(query, key, value)
+        out = 0
+        if self.has_attention:
+            out = self.attention_rate * self.proj(self._attention(query, key, value))
+        if self.has_convolution:
+            out = out + self.conv_rate * self._convolution(query, key, value)
         return self.drop(out)
 
     def _reduced(self, x: Tensor) -> Tensor:

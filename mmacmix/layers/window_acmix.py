@@ -1,14 +1,16 @@
 """Swin's window attention with ACmix's second path (arXiv 2111.14556, section 4.4; Swin: arXiv 2103.14030)."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from .shift_conv import ShiftConv
+from .two_paths import TwoPaths
 
 
-class WindowACmix(BaseModule):
+class WindowACmix(TwoPaths):
     """Attention within windows, plus a 3x3 convolution made of the same query, key and value.
 
     The map is padded at the bottom and right to whole windows, rolled by ``shift``, and cut into windows. The output
@@ -33,6 +35,9 @@ class WindowACmix(BaseModule):
         attn_drop_rate: Dropout of the attention weights. Default: 0.
         drop_rate: Dropout of the output. Default: 0.
         conv_on_rolled: Convolve the rolled map, as published. Default: True.
+        rates: Rates of attention and convolution, see :class:`mmacmix.layers.TwoPaths`. Default: ``(0.5, 0.5)``.
+        learn_rates: Learn the rates; else a path of rate 0 is left out. Default: True.
+        shift_form: Kernels of the convolution path, see :class:`mmacmix.layers.ShiftConv`. Default: ``'group'``.
 
     Raises:
         ValueError: A size is out of range, or two of them do not fit together.
@@ -49,8 +54,11 @@ class WindowACmix(BaseModule):
         attn_drop_rate: float = 0.0,
         drop_rate: float = 0.0,
         conv_on_rolled: bool = True,
+        rates: Sequence[float] = (0.5, 0.5),
+        learn_rates: bool = True,
+        shift_form: str = 'group',
     ) -> None:
-        super().__init__()
+        super().__init__(rates, learn_rates)
         if window_size < 1:
             raise ValueError(f'window_size must be 1 or more, got {window_size}')
         if channels % num_heads:
@@ -61,14 +69,14 @@ class WindowACmix(BaseModule):
         self.scale, self.attn_drop_rate, self.conv_on_rolled = qk_scale, attn_drop_rate, conv_on_rolled
         self.shift_single_window = False
         self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
-        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, num_heads))
-        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.register_buffer('relative_position_index', _relative_position_index(window_size), persistent=False)
-        self.register_buffer('shift_mask', _shift_mask(window_size, shift), persistent=False)
-        self.proj = nn.Linear(channels, channels)
-        self.shift_conv = ShiftConv(num_heads, channels // num_heads, mixing_bias=True)
-        self.attention_rate = nn.Parameter(torch.full((1,), 0.5))
-        self.conv_rate = nn.Parameter(torch.full((1,), 0.5))
+        if self.has_attention:
+            self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, num_heads))
+            nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+            self.register_buffer('relative_position_index', _relative_position_index(window_size), persistent=False)
+            self.register_buffer('shift_mask', _shift_mask(window_size, shift), persistent=False)
+            self.proj = nn.Linear(channels, channels)
+        if self.has_convolution:
+            self.shift_conv = ShiftConv(num_heads, channels // num_heads, mixing_bias=True, form=shift_form)
         self.drop = nn.Dropout(drop_rate)
         self.register_load_state_dict_pre_hook(_fit_checkpoint)
 
@@ -86,11 +94,13 @@ class WindowACmix(BaseModule):
         bottom, right = (-side % self.window_size for side in (height, width))
         shift = self.shift if self.shift_single_window or min(height, width) > self.window_size else 0
         rolled = _roll(F.pad(x, (0, 0, 0, right, 0, bottom)), -shift)
-        out = self.attention_rate * self.proj(self._attention(rolled, shift))
-        if self.conv_on_rolled:
+        out = torch.zeros_like(rolled)
+        if self.has_attention:
+            out = self.attention_rate * self.proj(self._attention(rolled, shift))
+        if self.has_convolution and self.conv_on_rolled:
             out = out + self.conv_rate * self._convolution(rolled)
         out = _roll(out, shift)[:, :height, :width]
-        if not self.conv_on_rolled:
+        if self.has_convolution and not self.conv_on_rolled:
             out = out + self.conv_rate * self._convolution(x)
         return self.drop(out)
 
@@ -157,8 +167,8 @@ def _fit_checkpoint(module: WindowACmix, state_dict: dict[str, Tensor], prefix: 
     """A checkpoint with windows of another size fits: its table is interpolated, as an image of offsets."""
     state_dict.setdefault(f'{prefix}_extra_state', module.get_extra_state())
     name = f'{prefix}relative_position_bias_table'
-    table, wanted = state_dict.get(name), module.relative_position_bias_table
-    if table is None or table.shape == wanted.shape or table.shape[1] != wanted.shape[1]:
+    table, wanted = state_dict.get(name), getattr(module, 'relative_position_bias_table', None)
+    if table is None or wanted is None or table.shape == wanted.shape or table.shape[1] != wanted.shape[1]:
         return
     old, new = (round(len(each) ** 0.5) for each in (table, wanted))
     image = table.T.reshape(1, -1, old, old)

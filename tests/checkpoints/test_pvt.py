@@ -1,0 +1,72 @@
+"""Layouts of PVT checkpoints. That the network is right once converted is told in tests/backbones."""
+
+import pytest
+import torch
+
+from mmacmix.backbones import ACmixPyramidVisionTransformer
+from mmacmix.checkpoints import convert
+
+
+@pytest.fixture(scope='module')
+def openmmlab():
+    from mmdet.models.backbones import PyramidVisionTransformer
+
+    torch.manual_seed(0)
+    return PyramidVisionTransformer(num_layers=(1, 2, 1, 1)).state_dict()
+
+
+@pytest.fixture
+def original(openmmlab):
+    """As the original repository saves a classifier."""
+    renamed = {'cls_token': torch.zeros(1, 1, 512)}
+    renamed.update({f'{name}.{leaf}': torch.zeros(1) for name in ('norm', 'head') for leaf in ('weight', 'bias')})
+    for name, tensor in openmmlab.items():
+        parts = name.split('.')
+        stage, inner = int(parts[1]) + 1, '.'.join(parts[4:])
+        if parts[2] == '0':
+            renamed[f'patch_embed{stage}.{".".join(parts[3:])}'.replace('projection', 'proj')] = tensor
+        elif inner == 'pos_embed':
+            token = torch.full((1, int(stage == 4), tensor.shape[2]), 9.0)
+            renamed[f'pos_embed{stage}'] = torch.cat((token, tensor), 1)
+        else:
+            block = f'block{stage}.{int(parts[3]) - 1}.'
+            if 'in_proj' in inner:
+                leaf = inner.split('_')[-1]
+                channels = len(tensor) // 3
+                renamed[f'{block}attn.q.{leaf}'], renamed[f'{block}attn.kv.{leaf}'] = tensor.split(
+                    (channels, 2 * channels)
+                )
+                continue
+            for theirs, ours in (
+                ('attn.attn.out_proj', 'attn.proj'),
+                ('ffn.layers.0', 'mlp.fc1'),
+                ('ffn.layers.3', 'mlp.fc2'),
+            ):
+                inner = inner.replace(theirs, ours)
+            renamed[block + inner] = tensor.flatten(1) if 'mlp' in inner and tensor.dim() == 4 else tensor
+    return renamed
+
+
+def test_both_layouts_give_the_same_network(openmmlab, original):
+    expected, actual = convert(openmmlab, 'pvt'), convert(original, 'pvt')
+    assert set(actual) == set(expected)
+    for name in expected:
+        assert torch.equal(actual[name], expected[name]), name
+
+
+def test_the_second_path_starts_switched_off_but_ready(openmmlab):
+    network = ACmixPyramidVisionTransformer(dict(depths=(1, 2, 1, 1)))
+    network.load_state_dict(convert(openmmlab, 'pvt'), strict=True)
+    for stage in network.stages:
+        for block in stage:
+            assert (block.attn.attention_rate.item(), block.attn.conv_rate.item()) == (1, 0)
+            assert block.attn.shift_conv.mixing.std() > 0
+    sum(m.square().sum() for m in network.eval()(torch.rand(1, 3, 64, 64))).backward()
+    assert network.stages[0][0].attn.conv_rate.grad.item()
+
+
+def test_unknown_and_missing_keys_are_named(openmmlab):
+    broken = dict(openmmlab, surprise=torch.zeros(1))
+    del broken['layers.1.1.2.norm2.bias']
+    with pytest.raises(ValueError, match=r"'pvt': unknown keys: surprise; missing keys: layers\.1\.1\.2\.norm2\.bias"):
+        convert(broken, 'pvt')

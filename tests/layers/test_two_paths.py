@@ -1,0 +1,82 @@
+import pytest
+import torch
+
+from mmacmix.layers import ACmix, SpatialReductionACmix, WindowACmix
+
+LAYERS = {
+    'ACmix': (lambda **options: ACmix(8, 8, num_heads=2, **options), (2, 8, 9, 7)),
+    'WindowACmix': (lambda **options: WindowACmix(8, 2, window_size=4, shift=2, **options), (2, 9, 7, 8)),
+    'SpatialReductionACmix': (lambda **options: SpatialReductionACmix(8, 2, 2, **options), (2, 9, 7, 8)),
+}
+
+
+@pytest.fixture(params=LAYERS)
+def layer_and_input(request):
+    build, shape = LAYERS[request.param]
+    torch.manual_seed(0)
+    return build, torch.randn(shape)
+
+
+def set_rates(layer, attention, convolution):
+    with torch.no_grad():
+        layer.attention_rate.fill_(attention)
+        layer.conv_rate.fill_(convolution)
+
+
+@pytest.mark.parametrize('rates', [(1.0, 0.0), (0.0, 1.0), (0.7, 0.2)])
+def test_fixed_rates_weigh_the_paths_and_one_of_rate_0_is_left_out(layer_and_input, rates):
+    build, x = layer_and_input
+    whole, fixed = build(), build(rates=rates, learn_rates=False)
+    fixed.load_state_dict(whole.state_dict(), strict=False)
+    set_rates(whole, *rates)
+    set_rates(fixed, *rates)
+    torch.testing.assert_close(fixed(x), whole(x))
+    assert not {'attention_rate', 'conv_rate'} & {name for name, _ in fixed.named_parameters()}
+    has_convolution = any(name.startswith('shift_conv') for name, _ in fixed.named_parameters())
+    assert has_convolution == (rates[1] != 0)
+    fixed(x).sum().backward()
+    assert all(parameter.grad is not None for parameter in fixed.parameters() if parameter.requires_grad)
+    missing = set(whole.state_dict()) - set(fixed.state_dict())
+    assert bool(missing) == (0 in rates)
+
+
+def test_learned_rates_start_where_they_are_told(layer_and_input):
+    build, x = layer_and_input
+    layer = build(rates=(1.0, 0.0))
+    layer(x).square().sum().backward()
+    assert (layer.attention_rate.item(), layer.conv_rate.item()) == (1.0, 0.0)
+    assert layer.attention_rate.grad.item() and layer.conv_rate.grad.item()
+
+
+@pytest.mark.parametrize('form', ['depthwise', 'frozen'])
+def test_forms_of_the_shift_start_equal(layer_and_input, form):
+    build, x = layer_and_input
+    group, other = build(), build(shift_form=form)
+    shared = {name: tensor for name, tensor in group.state_dict().items() if name != 'shift_conv.weight'}
+    other.load_state_dict(shared, strict=False)
+    torch.testing.assert_close(other(x), group(x))
+    learned = {name for name, _ in other.named_parameters()}
+    assert ('shift_conv.weight' in learned) == (form == 'depthwise')
+    assert 'shift_conv.weight' in other.state_dict()
+
+
+def test_a_depthwise_kernel_serves_all_heads():
+    layer = ACmix(8, 12, num_heads=4, shift_form='depthwise', rates=(0, 1), learn_rates=False)
+    torch.nn.init.normal_(layer.shift_conv.weight)
+    assert layer.shift_conv.weight.shape == (3, 9, 3, 3)
+    out = layer(torch.randn(1, 8, 6, 6)).unflatten(1, (3, 4))
+    assert (out == out[:, :, :1]).all() and not torch.equal(out[:, 0], out[:, 1])
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(rates=(0, 0), learn_rates=False), r'not both fixed at 0, got \(0, 0\)'),
+        (dict(rates=(1, 0, 0)), r'those of attention and convolution.* got \(1, 0, 0\)'),
+        (dict(shift_form='roll'), "shift_form must be 'group', 'depthwise' or 'frozen', got 'roll'"),
+    ],
+)
+def test_bad_arguments_are_named(layer_and_input, arguments, message):
+    build, _ = layer_and_input
+    with pytest.raises(ValueError, match=message):
+        build(**arguments)
