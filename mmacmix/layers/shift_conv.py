@@ -19,6 +19,8 @@ class ShiftConv(nn.Module):
         kernel_size: Side of the convolution's kernel, odd. Default: 3.
         stride: Default: 1.
         dilation: Default: 1.
+        inputs: Values that the fully connected layer mixes for an index of ``head_dim``; None stands for those of
+            query, key and value, ``3 * num_heads``. Default: None.
         mixing_bias: Bias of the fully connected layer, as in ACmix-Swin. Default: False.
         form: How features are shifted and summed (figure 3). ``'group'``: a group convolution, with learned kernels
             that start as shifts, one for each output and feature. ``'depthwise'``: a depthwise convolution, with
@@ -36,6 +38,7 @@ class ShiftConv(nn.Module):
         kernel_size: int = 3,
         stride: int = 1,
         dilation: int = 1,
+        inputs: int | None = None,
         mixing_bias: bool = False,
         form: str = 'group',
     ) -> None:
@@ -44,8 +47,9 @@ class ShiftConv(nn.Module):
             raise ValueError(f"shift_form must be 'group', 'depthwise' or 'frozen', got {form!r}")
         self.sharing_heads = 1 if form == 'group' else num_heads
         self.stride, self.dilation = stride, dilation
-        bound = (3 * num_heads) ** -0.5  # as nn.Conv2d starts a layer of 3 * num_heads inputs
-        self.mixing = nn.Parameter(nn.init.uniform_(torch.empty(kernel_size**2, 3 * num_heads), -bound, bound))
+        inputs = inputs or 3 * num_heads
+        bound = inputs**-0.5  # as nn.Conv2d starts a layer
+        self.mixing = nn.Parameter(nn.init.uniform_(torch.empty(kernel_size**2, inputs), -bound, bound))
         self.mixing_bias = nn.Parameter(torch.zeros(kernel_size**2)) if mixing_bias else None
         kernels = shift_kernels(num_heads * head_dim // self.sharing_heads, kernel_size)
         if form == 'frozen':
@@ -58,8 +62,8 @@ class ShiftConv(nn.Module):
 
         Args:
             x: ``(B, in_channels, H, W)``.
-            weight: ``(3 * num_heads * head_dim, in_channels)``, the projections to query, key and value.
-            bias: ``(3 * num_heads * head_dim,)`` or None.
+            weight: ``(inputs * head_dim, in_channels)``, the projections to query, key and value.
+            bias: ``(inputs * head_dim,)`` or None.
 
         Returns:
             ``(B, num_heads * head_dim, ceil(H / stride), ceil(W / stride))``.
@@ -69,7 +73,7 @@ class ShiftConv(nn.Module):
         return self._shift(features)
 
     def of_projections(self, projections: Tensor) -> Tensor:
-        """Apply the path to query, key and value that are there already: ``(B, 3 * num_heads * head_dim, H, W)``."""
+        """Apply the path to query, key and value that are there already: ``(B, inputs * head_dim, H, W)``."""
         return self._shift(mix(projections, self.mixing, self.mixing_bias))
 
     def _shift(self, features: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
+from .aggregation import aggregate, windows
 from .neighborhood_attention import available_backends, check_window, neighborhood_attention
 from .shift_conv import feature_projection, mix, shift_conv, shift_kernels
 
 __all__ = [
+    'aggregate',
     'available_backends',
     'check_window',
     'feature_projection',
@@ -9,4 +11,5 @@ __all__ = [
     'neighborhood_attention',
     'shift_conv',
     'shift_kernels',
+    'windows',
 ]

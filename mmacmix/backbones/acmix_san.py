@@ -1,0 +1,163 @@
+"""ACmix-SAN: the patchwise self-attention network with ACmix (arXiv 2111.14556, table 2; SAN: arXiv 2004.13621)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.utils.checkpoint
+from mmcv.cnn import build_norm_layer
+from mmengine.model import BaseModule, ModuleList, Sequential
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..layers import PatchwiseACmix
+from .pretrained import check_pretrained
+from .stages import check_stages
+
+
+class SANBlock(BaseModule):
+    """ACmix and a 1x1 convolution, each behind its normalisation, beside the shortcut.
+
+    Args:
+        channels: Channels of the input and the output; a quarter of them in between.
+        attention_kernel_size: Side of the attention window.
+        acmix: Further arguments of :class:`mmacmix.layers.PatchwiseACmix`.
+        norm_cfg: Normalisation layers.
+        with_cp: Compute the block again in backward instead of keeping its maps.
+    """
+
+    def __init__(self, channels: int, attention_kernel_size: int, acmix: dict, norm_cfg: dict, with_cp: bool) -> None:
+        super().__init__()
+        self.with_cp = with_cp
+        middle = channels // 4
+        self.norm1 = build_norm_layer(norm_cfg, channels)[1]
+        self.attn = PatchwiseACmix(channels, middle, attention_kernel_size, norm_cfg=norm_cfg, **acmix)
+        self.norm2 = build_norm_layer(norm_cfg, middle)[1]
+        self.conv = nn.Conv2d(middle, channels, 1)
+        self.relu = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to ``(B, C, H, W)``."""
+        if self.with_cp and x.requires_grad:
+            return torch.utils.checkpoint.checkpoint(self._forward, x, use_reentrant=False)
+        return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        out = self.attn(self.relu(self.norm1(x)))
+        return x + self.conv(self.relu(self.norm2(out)))
+
+
+@MODELS.register_module()
+class ACmixSAN(BaseModule):
+    """ACmix-SAN backbone.
+
+    A self-attention network of five stages, each behind 2x2 pooling, whose patchwise attention is
+    :class:`mmacmix.layers.PatchwiseACmix`. A reconstruction: the authors published its size and its accuracy on
+    ImageNet, but neither code nor weights.
+
+    Args:
+        depth: 10, 15 or 19.
+        in_channels: Channels of the image. Default: 3.
+        base_channels: Channels of the first stage, a multiple of 32; the others have 4, 8, 16 and 32 times as many.
+            Default: 64.
+        kernel_sizes: Side of each stage's attention windows. Default: ``(3, 7, 7, 7, 7)``.
+        out_indices: Stages whose output is returned; stage s has a step of ``2 ** (s + 1)`` pixels.
+            Default: ``(1, 2, 3, 4)``.
+        acmix: ``num_heads``, ``share``, ``rates``, ``learn_rates`` and ``shift_form`` of the layers. Default: none.
+        frozen_stages: Stages that do not train, with the stem; 0 freezes the stem alone, -1 nothing. Default: -1.
+        norm_cfg: Normalisation layers. Default: ``dict(type='BN', requires_grad=True)``.
+        norm_eval: Keep the statistics of batch normalisation fixed while training. Default: True.
+        with_cp: Compute each block again in backward instead of keeping its maps. Default: False.
+        init_cfg: MMEngine initialisation; None starts convolutions with Kaiming's normal distribution and
+            normalisation layers at 1. Default: None.
+
+    Raises:
+        ValueError: There is no such depth, or an argument is out of range, or does not have one entry a stage.
+    """
+
+    arch_settings = {10: (2, 1, 2, 4, 1), 15: (3, 2, 3, 5, 2), 19: (3, 3, 4, 6, 3)}
+
+    def __init__(
+        self,
+        depth: int,
+        in_channels: int = 3,
+        base_channels: int = 64,
+        kernel_sizes: Sequence[int] = (3, 7, 7, 7, 7),
+        out_indices: Sequence[int] = (1, 2, 3, 4),
+        acmix: dict = dict(),
+        frozen_stages: int = -1,
+        norm_cfg: dict = dict(type='BN', requires_grad=True),
+        norm_eval: bool = True,
+        with_cp: bool = False,
+        init_cfg: dict | Sequence[dict] | None = None,
+    ) -> None:
+        if depth not in self.arch_settings:
+            raise ValueError(f'depth must be one of {tuple(self.arch_settings)}, got {depth!r}')
+        blocks = self.arch_settings[depth]
+        if len(kernel_sizes) != len(blocks):
+            raise ValueError(f'kernel_sizes must have an entry for each of {len(blocks)} stages, got {kernel_sizes}')
+        check_stages(len(blocks), out_indices, frozen_stages)
+        super().__init__(
+            init_cfg
+            or [
+                dict(type='Kaiming', layer='Conv2d'),
+                dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
+            ]
+        )
+        self.out_indices, self.frozen_stages, self.norm_eval = tuple(out_indices), frozen_stages, norm_eval
+        channels = base_channels
+        self.stem = self._embed(in_channels, channels, norm_cfg)
+        self.stages = ModuleList()
+        for number, kernel_size, factor in zip(blocks, kernel_sizes, (1, 4, 8, 16, 32), strict=True):
+            width = base_channels * factor
+            self.stages.append(
+                Sequential(
+                    nn.MaxPool2d(2, ceil_mode=True),
+                    nn.Conv2d(channels, width, 1, bias=False),
+                    *(SANBlock(width, kernel_size, acmix, norm_cfg, with_cp) for _ in range(number)),
+                    build_norm_layer(norm_cfg, width)[1],
+                    nn.ReLU(),
+                )
+            )
+            channels = width
+        self._freeze()
+
+    @staticmethod
+    def _embed(in_channels: int, channels: int, norm_cfg: dict) -> Sequential:
+        return Sequential(
+            nn.Conv2d(in_channels, channels, 1, bias=False), build_norm_layer(norm_cfg, channels)[1], nn.ReLU()
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Map images ``(B, in_channels, H, W)`` to one map ``(B, C, h, w)`` an entry of ``out_indices``."""
+        x = self.stem(x)
+        outs = []
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index in self.out_indices:
+                outs.append(x)
+        return tuple(outs)
+
+    def init_weights(self) -> None:
+        """Initialise as ``init_cfg`` says.
+
+        Raises:
+            ValueError: Nothing in the checkpoint of a ``Pretrained`` one fits.
+        """
+        check_pretrained(self)
+        super().init_weights()
+
+    def train(self, mode: bool = True) -> 'ACmixSAN':
+        """Switch between training and evaluation; frozen stages and fixed statistics stay as they are."""
+        super().train(mode)
+        self._freeze()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def _freeze(self) -> None:
+        frozen = [self.stem] if self.frozen_stages >= 0 else []
+        for module in [*frozen, *self.stages[: max(self.frozen_stages, 0)]]:
+            module.eval().requires_grad_(False)

@@ -1,0 +1,90 @@
+"""SAN's patchwise self-attention with ACmix's second path (arXiv 2111.14556, table 2; SAN: arXiv 2004.13621)."""
+
+from collections.abc import Sequence
+
+import torch
+from mmcv.cnn import build_norm_layer
+from torch import Tensor, nn
+
+from ..ops import aggregate, check_window, windows
+from .shift_conv import ShiftConv
+from .two_paths import TwoPaths
+
+
+class PatchwiseACmix(TwoPaths):
+    """Attention whose weights a small network computes from the whole patch, plus a 3x3 convolution.
+
+    Patchwise self-attention has no softmax: a network of two layers maps a pixel's query and the keys of its window
+    to the weights of its window, and ``share`` channels have the same ones. Borders are reflected.
+
+    A reconstruction: no code of ACmix-SAN was published. Query and key have a quarter of the value's channels; in the
+    convolution path, each index of ``head_dim`` mixes one value of the query, one of the key and ``num_heads`` of the
+    value, without projections of its own.
+
+    Args:
+        in_channels: Channels of the input.
+        channels: Channels of the output, a multiple of ``num_heads`` and of ``share``; query and key have
+            ``channels / num_heads``.
+        attention_kernel_size: Side of the attention window, odd. Default: 7.
+        num_heads: Values that one key stands beside in the convolution path. Default: 4.
+        share: Channels that share a weight. Default: 8.
+        norm_cfg: Normalisation inside the network of the weights. Default: ``dict(type='BN')``.
+        rates: Rates of attention and convolution, see :class:`mmacmix.layers.TwoPaths`. Default: ``(0.5, 0.5)``.
+        learn_rates: Learn the rates; else a path of rate 0 is left out. Default: True.
+        shift_form: Kernels of the convolution path, see :class:`mmacmix.layers.ShiftConv`. Default: ``'group'``.
+
+    Raises:
+        ValueError: A size is out of range, or two of them do not fit together.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        attention_kernel_size: int = 7,
+        num_heads: int = 4,
+        share: int = 8,
+        norm_cfg: dict = dict(type='BN'),
+        rates: Sequence[float] = (0.5, 0.5),
+        learn_rates: bool = True,
+        shift_form: str = 'group',
+    ) -> None:
+        super().__init__(rates, learn_rates)
+        check_window(attention_kernel_size, name='attention_kernel_size')
+        for name, number in (('num_heads', num_heads), ('share', share)):
+            if channels % number:
+                raise ValueError(f'channels must be a multiple of {name}, got {channels} and {number}')
+        self.attention_kernel_size = attention_kernel_size
+        head_dim, groups, places = channels // num_heads, channels // share, attention_kernel_size**2
+        self.query = nn.Conv2d(in_channels, head_dim, 1)
+        self.key = nn.Conv2d(in_channels, head_dim, 1)
+        self.value = nn.Conv2d(in_channels, channels, 1)
+        if self.has_attention:
+            seen = head_dim * (places + 1)
+            self.weights = nn.Sequential(
+                build_norm_layer(norm_cfg, seen)[1],
+                nn.ReLU(inplace=True),
+                nn.Conv2d(seen, groups, 1, bias=False),
+                build_norm_layer(norm_cfg, groups)[1],
+                nn.ReLU(inplace=True),
+                nn.Conv2d(groups, groups * places, 1),
+            )
+        if self.has_convolution:
+            self.shift_conv = ShiftConv(num_heads, head_dim, inputs=2 + num_heads, form=shift_form)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, in_channels, H, W)`` to ``(B, channels, H, W)``."""
+        query, key, value = self.query(x), self.key(x), self.value(x)
+        out = 0
+        if self.has_attention:
+            out = self.attention_rate * self._attention(query, key, value)
+        if self.has_convolution:
+            out = out + self.conv_rate * self.shift_conv.of_projections(torch.cat((query, key, value), 1))
+        return out
+
+    def _attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        side = self.attention_kernel_size
+        # The layout of nn.Unfold: a channel's places side by side.
+        patch = torch.stack(windows(key, side), 2).flatten(1, 2)
+        weights = self.weights(torch.cat((query, patch), 1)).unflatten(1, (-1, side**2))
+        return aggregate(value, weights, side)
