@@ -8,31 +8,42 @@ _base_ = [
 
 # A few images a process are too few for batch normalisation.
 norm_cfg = dict(_delete_=True, type='GN', num_groups=8, requires_grad=True)
-channels = [48, 96, 192, 384]
+channels = [64, 128, 256]
 model = dict(
     data_preprocessor=dict(size=(128, 128)),
     backbone=dict(
         _delete_=True,
         type='ACmixSwinTransformer',
-        arch=dict(embed_dims=channels[0], depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8)),
+        # Big patches: on a CPU many images teach more than fine maps do.
+        arch=dict(embed_dims=channels[0], depths=(1, 1, 1), num_heads=(2, 4, 8)),
+        patch_size=8,
         window_size=8,
+        out_indices=(0, 1, 2),
         drop_path_rate=0.0,
         # Swin's own start, of deviation 0.02, is for wide networks and long training.
         init_cfg=dict(type='Xavier', layer='Linear', distribution='uniform'),
     ),
     decode_head=dict(
-        in_channels=channels, pool_scales=(1, 2, 4), channels=48, num_classes=7, dropout_ratio=0.0, norm_cfg=norm_cfg
+        in_channels=channels,
+        in_index=[0, 1, 2],
+        pool_scales=(1, 2, 4),
+        channels=48,
+        num_classes=7,
+        dropout_ratio=0.0,
+        norm_cfg=norm_cfg,
     ),
-    auxiliary_head=dict(in_channels=channels[2], channels=48, num_classes=7, dropout_ratio=0.0, norm_cfg=norm_cfg),
+    auxiliary_head=dict(
+        in_channels=channels[1], in_index=1, channels=48, num_classes=7, dropout_ratio=0.0, norm_cfg=norm_cfg
+    ),
 )
 
-iterations = 1250
+iterations = 2000
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=iterations)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=1.5e-3, weight_decay=0.01, fused=True),
+    optimizer=dict(type='AdamW', lr=4e-3, betas=(0.9, 0.99), weight_decay=0.01, fused=True),
     clip_grad=dict(max_norm=5),
     paramwise_cfg={{_base_.paramwise_cfg}},
 )

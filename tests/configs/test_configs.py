@@ -10,16 +10,39 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 
 from mmacmix.backbones import ACmixResNet, ACmixSwinTransformer
+from mmacmix.backbones.acmix_pvt import PatchEmbed
 from mmacmix.datasets import CLASSES, PALETTE, SEMANTIC_CLASSES, SEMANTIC_PALETTE
-from mmacmix.layers import ACmix, WindowACmix
+from mmacmix.layers import ACmix, SpatialReductionACmix, WindowACmix
 
 ROOT = Path(__file__).parents[2] / 'configs'
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob('*.py') if '_base_' not in path.parts)
-SEGMENTATION = [name for name in CONFIGS if 'upernet' in name]
+SEGMENTATION = [name for name in CONFIGS if 'upernet' in name or 'sem_fpn' in name]
 DETECTION = [name for name in CONFIGS if name not in SEGMENTATION]
 
 NETWORKS = {'maskrcnn_acmix.py': 'r50', 'upernet_acmix.py': 'swin-t', 'shapes/upernet_acmix-swin_shapes.py': 'swin'}
-BLOCKS = {'swin-t': [2, 2, 6, 2], 'swin-s': [2, 2, 18, 2], 'swin': [1, 1, 2, 1]}
+BLOCKS = {'swin-t': [2, 2, 6, 2], 'swin-s': [2, 2, 18, 2], 'pvt-t': [2, 2, 2, 2], 'pvt-s': [3, 4, 6, 3]}
+PRETRAINED = {'swin-t': 'swin_tiny', 'swin-s': 'swin_small', 'pvt-t': 'pvt_tiny', 'pvt-s': 'pvt_small'}
+
+# The same networks, narrower and shallower, without weights to download; and their channels.
+SMALL = {
+    'ACmixResNet': ({'model.backbone.base_channels': 8}, [32, 64, 128, 256]),
+    'ACmixSwinTransformer': (
+        {
+            'model.backbone.arch': dict(_delete_=True, embed_dims=8, depths=(1, 2, 1, 1), num_heads=(1, 2, 2, 2)),
+            'model.backbone.init_cfg': None,
+        },
+        [8, 16, 32, 64],
+    ),
+    'ACmixPyramidVisionTransformer': (
+        {
+            'model.backbone.arch': dict(
+                _delete_=True, depths=(1, 2, 1, 1), embed_dims=(8, 16, 24, 32), num_heads=(1, 2, 3, 4)
+            ),
+            'model.backbone.init_cfg': None,
+        },
+        [8, 16, 24, 32],
+    ),
+}
 
 
 def network_of(name):
@@ -35,26 +58,30 @@ def load(name, **changes):
 
 
 def load_small(name):
-    """The same network, narrower and shallower, without weights to download."""
+    """The config with what shrinks its network and its heads, as ``--cfg-options`` would."""
     cfg = load(name)
-    backbone = cfg.model.backbone
-    if backbone.type == 'ACmixResNet':
-        backbone.base_channels, channels = 8, [32, 64, 128, 256]
-    else:
-        backbone.arch = dict(embed_dims=8, depths=(1, 2, 1, 1), num_heads=(1, 2, 2, 2))
-        backbone.init_cfg, channels = None, [8, 16, 32, 64]
+    model = cfg.model
+    if 'shapes' in name:
+        return cfg  # small as it is
+    changes, channels = SMALL[model.backbone.type]
+    if 'neck' in model:
+        changes = {**changes, 'model.neck.in_channels': channels}
+    elif model.decode_head.type == 'UPerHead':
+        changes = {**changes, 'model.decode_head.in_channels': channels, 'model.decode_head.channels': 8}
+    if 'auxiliary_head' in model:
+        index = model.auxiliary_head.in_index
+        changes = {**changes, 'model.auxiliary_head.in_channels': channels[index], 'model.auxiliary_head.channels': 8}
     if name in SEGMENTATION:
-        cfg.model.decode_head.update(in_channels=channels, channels=8)
-        cfg.model.auxiliary_head.update(in_channels=channels[2], channels=8)
-        cfg.model.data_preprocessor.size = (64, 96)
-    else:
-        cfg.model.neck.in_channels = channels
-        cfg.model.train_cfg.rpn_proposal.max_per_img = 50
-        for stage in (
-            cfg.model.train_cfg.rcnn if isinstance(cfg.model.train_cfg.rcnn, list) else [cfg.model.train_cfg.rcnn]
-        ):
+        changes = {**changes, 'model.data_preprocessor.size': (64, 96)}
+    if 'rpn_head' in model:
+        changes = {
+            **changes,
+            'model.train_cfg.rpn_proposal.max_per_img': 50,
+            'model.test_cfg.rpn.max_per_img': 20,
+        }
+        for stage in model.train_cfg.rcnn if isinstance(model.train_cfg.rcnn, list) else [model.train_cfg.rcnn]:
             stage.sampler.num = 16
-        cfg.model.test_cfg.rpn.max_per_img = 20
+    cfg.merge_from_dict(changes)
     return cfg
 
 
@@ -69,7 +96,7 @@ def inputs_of(name, cfg):
     if name in DETECTION:
         from mmdet.testing import demo_mm_inputs
 
-        return demo_mm_inputs(2, [[3, 96, 128], [3, 65, 97]], num_classes=6, with_mask=True)
+        return demo_mm_inputs(2, [[3, 96, 128], [3, 65, 97]], num_classes=6, with_mask='rcnn' in name)
     from mmseg.structures import SegDataSample
 
     samples = []
@@ -96,8 +123,18 @@ def test_the_families_are_there():
     segmentors = [
         f'upernet/upernet_acmix-{network}_8xb2-160k_ade20k-512x512.py' for network in ('swin-t', 'swin-s', 'r50')
     ]
+    pvts = [
+        f'{head}_acmix-{network}_{rest}.py'
+        for network in ('pvt-t', 'pvt-s')
+        for head, rest in (
+            ('mask_rcnn/mask-rcnn', 'fpn_1x_coco'),
+            ('retinanet/retinanet', 'fpn_1x_coco'),
+            ('sem_fpn/sem-fpn', '8xb4-40k_ade20k-512x512'),
+        )
+    ]
     shapes = ['shapes/mask-rcnn_acmix-r26_shapes.py', 'shapes/upernet_acmix-swin_shapes.py']
-    assert {'maskrcnn_acmix.py', 'upernet_acmix.py', *resnets, *swins, *segmentors, *shapes} == set(CONFIGS)
+    resnets += ['retinanet/retinanet_acmix-r50_fpn_1x_coco.py']
+    assert {'maskrcnn_acmix.py', 'upernet_acmix.py', *resnets, *swins, *pvts, *segmentors, *shapes} == set(CONFIGS)
 
 
 @pytest.mark.parametrize('name', CONFIGS)
@@ -119,17 +156,14 @@ def test_has_the_backbone_that_its_name_says_and_heads_that_fit(name):
     if network.startswith('r'):
         blocks = list(ACmixResNet.arch_settings[int(network[1:])])
         assert [len(getattr(backbone, layer)) for layer in backbone.res_layers] == blocks
-    else:
+    elif network in BLOCKS:
         assert [len(stage) for stage in backbone.stages] == BLOCKS[network]
-        if name not in NETWORKS or name == 'upernet_acmix.py':
-            pretrained = load(name).model.backbone.init_cfg.checkpoint
-            assert {'swin-t': 'swin_tiny', 'swin-s': 'swin_small'}[network] in pretrained
+        assert PRETRAINED[network] in load(name).model.backbone.init_cfg.checkpoint
     with torch.no_grad():
         channels = [m.shape[1] for m in backbone.eval()(torch.rand(1, 3, 64, 64))]
-    if name in SEGMENTATION:
-        assert channels == cfg.model.decode_head.in_channels and channels[2] == cfg.model.auxiliary_head.in_channels
-    else:
-        assert channels == cfg.model.neck.in_channels
+    assert channels == (cfg.model.get('neck') or cfg.model.decode_head).in_channels
+    auxiliary_head = cfg.model.get('auxiliary_head')
+    assert not auxiliary_head or channels[auxiliary_head.in_index] == auxiliary_head.in_channels
 
 
 @pytest.mark.parametrize('name', CONFIGS)
@@ -145,6 +179,8 @@ def test_rates_norms_and_positions_take_no_weight_decay(name):
     leaves = {
         ACmix: ('attention_rate', 'conv_rate', 'position.weight', 'position.bias'),
         WindowACmix: ('attention_rate', 'conv_rate', 'relative_position_bias_table'),
+        SpatialReductionACmix: ('attention_rate', 'conv_rate'),
+        PatchEmbed: ('position',),
         ACmixSwinTransformer: ('absolute_pos_embed',),
         torch.nn.BatchNorm2d: ('weight', 'bias'),
         torch.nn.InstanceNorm2d: ('weight', 'bias'),
@@ -173,7 +209,8 @@ def test_one_training_step_and_one_inference(name):
         if name in SEGMENTATION:
             assert result.pred_sem_seg.data.shape == (1, 64, 96)
         else:
-            assert len(result.pred_instances.masks) == len(result.pred_instances.scores)
+            assert len(result.pred_instances.bboxes) == len(result.pred_instances.scores)
+            assert ('mask_head' in cfg.model.get('roi_head', {})) == ('masks' in result.pred_instances)
 
 
 def test_shapes_configs_name_the_classes_of_the_data_set():

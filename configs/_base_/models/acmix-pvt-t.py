@@ -1,0 +1,11 @@
+# Plain PVT-Tiny of ImageNet-1K, in which the second path starts at rate 0 and grows.
+custom_imports = dict(imports=['mmacmix'], allow_failed_imports=False)
+
+acmix_pvt_t = dict(
+    type='ACmixPyramidVisionTransformer',
+    arch='tiny',
+    drop_path_rate=0.1,
+    out_indices=(0, 1, 2, 3),
+    convert_weights=True,
+    init_cfg=dict(type='Pretrained', checkpoint='https://github.com/whai362/PVT/releases/download/v2/pvt_tiny.pth'),
+)

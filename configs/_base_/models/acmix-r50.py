@@ -1,0 +1,12 @@
+# No ImageNet weights of an ACmix-ResNet were ever published. So nothing is frozen and batch normalisation learns.
+custom_imports = dict(imports=['mmacmix'], allow_failed_imports=False)
+
+acmix_r50 = dict(
+    type='ACmixResNet',
+    depth=50,
+    out_indices=(0, 1, 2, 3),
+    frozen_stages=-1,
+    norm_cfg=dict(type='BN', requires_grad=True),
+    norm_eval=False,
+    acmix=dict(num_heads=4, attention_kernel_size=7),
+)
