@@ -12,7 +12,9 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
+from mmengine.utils import import_modules_from_strings
 
 from .environment import allow_only_data_in_checkpoints, load_checkpoint, state_dict_of
 from .reporting import ResultsHook
@@ -40,10 +42,14 @@ class UserError(Exception):
     """Something the user can mend; the message is one sentence."""
 
 
-def add_common_arguments(parser: ArgumentParser) -> None:
-    """The options that training and testing share."""
-    parser.add_argument('config', help='config file')
-    parser.add_argument('--work-dir', help='where logs, checkpoints and results go; default: work_dirs/<config>')
+def add_config_arguments(parser: ArgumentParser, optional: bool = False) -> None:
+    """A config and what overrides it.
+
+    Args:
+        parser: The parser to add them to.
+        optional: The tool can do without a config. Default: False.
+    """
+    parser.add_argument('config', nargs='?' if optional else None, help='config file')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -51,6 +57,12 @@ def add_common_arguments(parser: ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='settings that override the config, such as model.backbone.depth=26 "key=[a,b]"',
     )
+
+
+def add_common_arguments(parser: ArgumentParser) -> None:
+    """The options that training and testing share."""
+    add_config_arguments(parser)
+    parser.add_argument('--work-dir', help='where logs, checkpoints and results go; default: work_dirs/<config>')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     # torchrun passes it to scripts in one spelling or the other.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
@@ -70,19 +82,17 @@ class _Options(DictAction):
 
 
 def load_config(args: Namespace) -> Config:
-    """The config of the command line, with its overrides, launcher and work directory.
+    """The config of the command line, with its overrides, and for running it a launcher and a work directory.
 
     Raises:
         UserError: The file is missing or can't be read, or an override does not fit or means nothing.
     """
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     if not os.path.isfile(args.config):
         raise UserError(f'there is no config at {args.config}')
     try:
         cfg = Config.fromfile(args.config)
     except Exception as error:
         raise UserError(f'{args.config} cannot be read: {_first_line(error)}') from error
-    cfg.launcher = args.launcher
     options = args.cfg_options or {}
     cfg.new_options = [key for key in options if not _has(cfg, key)]
     known = {*_SETTINGS, *inspect.signature(Runner).parameters}
@@ -94,8 +104,25 @@ def load_config(args: Namespace) -> Config:
         cfg.merge_from_dict(options)
     except Exception as error:
         raise UserError(f'--cfg-options do not fit {args.config}: {_first_line(error)}') from error
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)
+    if 'launcher' in args:
+        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+        cfg.launcher = args.launcher
+        cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)
     return cfg
+
+
+def build_model(cfg: Config) -> torch.nn.Module:
+    """The config's network, with weights as they start, none of them downloaded.
+
+    Raises:
+        UserError: The config does not describe one.
+    """
+    try:
+        import_modules_from_strings(**cfg.get('custom_imports', dict(imports=[])))
+        init_default_scope(cfg.get('default_scope', 'mmengine'))
+        return MODELS.build(cfg.model)
+    except Exception as error:
+        raise UserError(f'{cfg.filename} cannot be built: {_first_line(error)}') from error
 
 
 def build_runner(cfg: Config, dataloaders: Sequence[str]) -> Runner:

@@ -20,6 +20,8 @@ model = dict(
         window_size=8,
         out_indices=(0, 1, 2),
         drop_path_rate=0.0,
+        # In minutes the convolution path learns more than attention does.
+        acmix=dict(rates=(0.1, 1.0)),
         # Swin's own start, of deviation 0.02, is for wide networks and long training.
         init_cfg=dict(type='Xavier', layer='Linear', distribution='uniform'),
     ),

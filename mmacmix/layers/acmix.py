@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..ops import available_backends, check_window, neighborhood_attention
 from .shift_conv import ShiftConv
-from .two_paths import TwoPaths
+from .two_paths import MultiplyAdds, TwoPaths
 
 
 @MODELS.register_module()
@@ -144,6 +144,20 @@ class ACmix(TwoPaths):
         bias = torch.cat([projection.bias for projection in projections])
         # Channel d * num_heads + h, unlike the attention path: the published order, which checkpoints depend on.
         return self.shift_conv(x, weight, bias)
+
+    def multiply_adds(self, shape: Sequence[int]) -> MultiplyAdds:
+        batch, _, height, width = shape
+        pixels, stride = batch * height * width, self.stride[0]
+        queries = batch * -(-height // stride) * -(-width // stride)
+        # The operator projects everywhere, as published; here a strided one leaves out queries that nobody reads.
+        projections = 3 * self.in_channels * self.out_channels * pixels
+        attention = convolution = 0
+        if self.has_attention:
+            attention = 2 * self.attention_kernel_size**2 * self.out_channels * queries
+            attention += self.position.weight.numel() * height * width
+        if self.has_convolution:
+            convolution = self.shift_conv.multiply_adds(pixels, queries)
+        return MultiplyAdds(projections, attention, convolution)
 
     def extra_repr(self) -> str:
         return (

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..ops import aggregate, check_window, windows
 from .shift_conv import ShiftConv
-from .two_paths import TwoPaths
+from .two_paths import MultiplyAdds, TwoPaths
 
 
 class PatchwiseACmix(TwoPaths):
@@ -81,6 +81,17 @@ class PatchwiseACmix(TwoPaths):
         if self.has_convolution:
             out = out + self.conv_rate * self.shift_conv.of_projections(torch.cat((query, key, value), 1))
         return out
+
+    def multiply_adds(self, shape: Sequence[int]) -> MultiplyAdds:
+        pixels = shape[0] * shape[2] * shape[3]
+        projections = sum(getattr(self, name).weight.numel() for name in self.projections)
+        attention = convolution = 0
+        if self.has_attention:
+            network = sum(module.weight.numel() for module in self.weights if isinstance(module, nn.Conv2d))
+            attention = network + self.attention_kernel_size**2 * self.value.out_channels
+        if self.has_convolution:
+            convolution = self.shift_conv.multiply_adds(1, 1)
+        return MultiplyAdds(*(pixels * part for part in (projections, attention, convolution)))
 
     def _attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         side = self.attention_kernel_size

@@ -46,7 +46,7 @@ class ShiftConv(nn.Module):
         if form not in ('group', 'depthwise', 'frozen'):
             raise ValueError(f"shift_form must be 'group', 'depthwise' or 'frozen', got {form!r}")
         self.sharing_heads = 1 if form == 'group' else num_heads
-        self.stride, self.dilation = stride, dilation
+        self.num_heads, self.stride, self.dilation = num_heads, stride, dilation
         inputs = inputs or 3 * num_heads
         bound = inputs**-0.5  # as nn.Conv2d starts a layer
         self.mixing = nn.Parameter(nn.init.uniform_(torch.empty(kernel_size**2, inputs), -bound, bound))
@@ -75,6 +75,11 @@ class ShiftConv(nn.Module):
     def of_projections(self, projections: Tensor) -> Tensor:
         """Apply the path to query, key and value that are there already: ``(B, inputs * head_dim, H, W)``."""
         return self._shift(mix(projections, self.mixing, self.mixing_bias))
+
+    def multiply_adds(self, pixels: int, outputs: int) -> int:
+        """Those of the fully connected layer on ``pixels`` and of the shifts on ``outputs`` pixels."""
+        head_dim = self.weight.shape[0] * self.sharing_heads // self.num_heads
+        return self.mixing.numel() * head_dim * pixels + self.weight.numel() * outputs
 
     def _shift(self, features: Tensor) -> Tensor:
         out = shift_conv(features, self.weight, self.stride, self.dilation)

@@ -8,7 +8,7 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from .shift_conv import ShiftConv
-from .two_paths import TwoPaths
+from .two_paths import MultiplyAdds, TwoPaths
 
 
 class SpatialReductionACmix(TwoPaths):
@@ -36,6 +36,8 @@ class SpatialReductionACmix(TwoPaths):
     Raises:
         ValueError: A size is out of range, or two of them do not fit together.
     """
+
+    projections = ('query', 'key_value')
 
     def __init__(
         self,
@@ -77,6 +79,20 @@ class SpatialReductionACmix(TwoPaths):
         if self.has_convolution:
             out = out + self.conv_rate * self._convolution(query, key, value)
         return self.drop(out)
+
+    def multiply_adds(self, shape: Sequence[int]) -> MultiplyAdds:
+        batch, height, width, channels = shape
+        pixels = height * width
+        reduced = max(1, height // self.reduction) * max(1, width // self.reduction)
+        attention = convolution = 0
+        if self.reduction > 1:
+            attention = self.reduce.weight.numel() * reduced
+        if self.has_attention:
+            attention += 2 * channels * pixels * reduced + channels**2 * pixels
+        if self.has_convolution:
+            convolution = self.shift_conv.multiply_adds(pixels, pixels)
+        projections = channels**2 * (pixels + 2 * reduced)
+        return MultiplyAdds(*(batch * part for part in (projections, attention, convolution)))
 
     def _reduced(self, x: Tensor) -> Tensor:
         """``(B, H, W, C)`` to ``(B, max(1, H // reduction), max(1, W // reduction), C)``."""

@@ -1,10 +1,19 @@
 """What ACmix is in every layer: two paths and their rates."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
+
+
+class MultiplyAdds(NamedTuple):
+    """What an operator computes for one input, by part."""
+
+    projections: int
+    attention: int
+    convolution: int
 
 
 class TwoPaths(BaseModule):
@@ -20,6 +29,8 @@ class TwoPaths(BaseModule):
         ValueError: There are not two rates, or both paths would be left out.
     """
 
+    #: Modules of stage I, which both paths share.
+    projections = ('query', 'key', 'value')
     attention_rate: Tensor
     conv_rate: Tensor
 
@@ -36,3 +47,14 @@ class TwoPaths(BaseModule):
                 self.register_parameter(name, nn.Parameter(value))
             else:
                 self.register_buffer(name, value)
+
+    def multiply_adds(self, shape: Sequence[int]) -> MultiplyAdds:
+        """Multiplications with an addition that the operator asks for, whichever way a backend goes about it.
+
+        Projections, matrix products of the attention, both steps of the convolution path; normalisation, softmax and
+        sums are not counted.
+
+        Args:
+            shape: Shape of the input.
+        """
+        raise NotImplementedError

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .shift_conv import ShiftConv
-from .two_paths import TwoPaths
+from .two_paths import MultiplyAdds, TwoPaths
 
 
 class WindowACmix(TwoPaths):
@@ -42,6 +42,8 @@ class WindowACmix(TwoPaths):
     Raises:
         ValueError: A size is out of range, or two of them do not fit together.
     """
+
+    projections = ('qkv',)
 
     def __init__(
         self,
@@ -103,6 +105,18 @@ class WindowACmix(TwoPaths):
         if self.has_convolution and not self.conv_on_rolled:
             out = out + self.conv_rate * self._convolution(x)
         return self.drop(out)
+
+    def multiply_adds(self, shape: Sequence[int]) -> MultiplyAdds:
+        batch, height, width, channels = shape
+        side = self.window_size
+        padded = batch * (height + -height % side) * (width + -width % side)
+        attention = convolution = 0
+        if self.has_attention:
+            attention = (2 * side**2 * channels + channels**2) * padded
+        if self.has_convolution:
+            pixels = padded if self.conv_on_rolled else batch * height * width
+            convolution = self.shift_conv.multiply_adds(pixels, pixels)
+        return MultiplyAdds(3 * channels**2 * padded, attention, convolution)
 
     def _attention(self, x: Tensor, shift: int) -> Tensor:
         """``(B, H, W, C)``, whole windows, to the same; heads concatenated, not yet projected."""

@@ -1,0 +1,119 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmacmix.backbones import ACmixPyramidVisionTransformer, ACmixResNet, ACmixSwinTransformer
+from mmacmix.layers import ACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix
+from mmacmix.reporting.complexity import complexity
+from mmacmix.reporting.sizes import BACKBONES, classifier_size
+
+ATTENTION_ALONE = dict(rates=(1, 0), learn_rates=False)
+
+
+def counted_by_torch(model, *inputs):
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        model(*inputs)
+    return counter.get_total_flops() // 2
+
+
+def whole(model, images):
+    return sum(part.multiply_adds for part in complexity(model, lambda: model(images)).values())
+
+
+# Measured on the published code.
+@pytest.mark.parametrize(
+    'name, parameters, multiply_adds',
+    [
+        ('ACmix-ResNet-26', 10.488, 2.214),
+        ('ACmix-ResNet-38', 14.411, 2.857),
+        ('ACmix-ResNet-50', 18.334, 3.500),
+        ('ACmix-Swin-T', 28.650, 4.649),
+        ('ACmix-Swin-S', 50.345, 8.999),
+    ],
+)
+def test_sizes_are_those_of_the_published_code(name, parameters, multiply_adds):
+    size = classifier_size(name)
+    assert round(size.parameters / 1e6, 3) == parameters
+    assert size.multiply_adds / 1e9 == pytest.approx(multiply_adds, rel=0.01)
+
+
+@pytest.mark.parametrize('name', [name for name in BACKBONES if 'SAN' in name])
+def test_sizes_of_san_are_near_the_published_ones(name):
+    size, published = classifier_size(name), BACKBONES[name][1]
+    assert size.parameters / 1e6 == pytest.approx(published.parameters, rel=0.03)
+    assert size.multiply_adds / 1e9 == pytest.approx(published.multiply_adds, rel=0.03)
+
+
+@pytest.mark.parametrize('name', [name for name in BACKBONES if 'PVT' in name])
+def test_sizes_of_pvt_are_near_the_published_ones(name):
+    size, published = classifier_size(name), BACKBONES[name][1]
+    assert round(size.parameters / 1e6) == published.parameters
+    assert size.multiply_adds / 1e9 == pytest.approx(published.multiply_adds, rel=0.02)
+
+
+def test_attention_alone_costs_what_the_hosts_plain_networks_cost():
+    from mmdet.models.backbones import PyramidVisionTransformer, SwinTransformer
+
+    images = torch.rand(1, 3, 224, 224)
+    for ours, theirs in (
+        (ACmixSwinTransformer('tiny', acmix=ATTENTION_ALONE), SwinTransformer()),
+        (ACmixPyramidVisionTransformer('tiny', acmix=ATTENTION_ALONE), PyramidVisionTransformer(num_layers=[2] * 4)),
+    ):
+        theirs.eval()
+        expected = counted_by_torch(theirs, images)
+        assert whole(ours.eval(), images) == pytest.approx(expected, rel=0.001)
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+def test_acmix_counts_its_steps_one_by_one(stride):
+    heads, head_dim, height, width = 2, 3, 8, 6
+    layer = ACmix(5, heads * head_dim, stride=stride, num_heads=heads, attention_kernel_size=5)
+    count = layer.multiply_adds((2, 5, height, width))
+    pixels, queries = 2 * height * width, 2 * height * width // stride**2
+    assert count.projections == 3 * 5 * 6 * pixels
+    assert count.attention == queries * heads * (25 * head_dim + 25 * head_dim) + 2 * head_dim * height * width
+    assert count.convolution == pixels * head_dim * 9 * 3 * heads + queries * head_dim * heads * 9 * 9
+
+
+@pytest.mark.parametrize(
+    'layer, shape',
+    [
+        (PatchwiseACmix(6, 16, 3), (2, 6, 5, 4)),
+        (SpatialReductionACmix(8, 2, 2), (2, 6, 4, 8)),
+        (WindowACmix(8, 2, window_size=3, shift=1), (2, 5, 4, 8)),
+    ],
+)
+def test_layers_count_what_torch_counts_where_it_can(layer, shape):
+    """The convolution path merged into the projections costs more; aggregation is no matrix product for torch."""
+    x = torch.rand(shape)
+    asked = layer.eval().multiply_adds(shape)
+    counted = counted_by_torch(layer, x)
+    if isinstance(layer, PatchwiseACmix):
+        counted += 9 * 16 * 2 * 5 * 4
+    if isinstance(layer, WindowACmix):
+        pixels, mixing, head_dim, channels = 2 * 6 * 6, 9 * 3 * 2, 4, 8
+        counted += (mixing * head_dim - 9 * head_dim * channels) * pixels  # mixed, not projected again
+        counted -= mixing * head_dim * (channels + 1)  # merging weight and bias
+    assert sum(asked) == counted
+
+
+def test_parts_of_a_network():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), ACmix(8, 8), nn.Flatten(), nn.Linear(8 * 16, 2))
+    parts = complexity(network, lambda: network(torch.rand(1, 3, 4, 4)))
+    asked = network[1].multiply_adds((1, 8, 4, 4))
+    assert [parts[name].multiply_adds for name in asked._fields] == list(asked)
+    assert parts['rest'] == (3 * 8 * 9 + 8 + 8 * 16 * 2 + 2, 3 * 8 * 9 * 16 + 8 * 16 * 2)
+    assert parts['projections'].parameters == 3 * (8 * 8 + 8)
+    assert parts['attention'].parameters == 2 * 2 + 2 + 1
+    assert parts['convolution'].parameters == 9 * 12 + 8 * 81 + 1
+    assert sum(part.parameters for part in parts.values()) == sum(p.numel() for p in network.parameters())
+
+
+def test_a_network_without_acmix_is_all_rest():
+    network = ACmixResNet(26, base_channels=8, stage_with_acmix=(False,) * 4).eval()
+    images = torch.rand(1, 3, 32, 32)
+    parts = complexity(network, lambda: network(images))
+    assert parts['rest'].multiply_adds == counted_by_torch(network, images) > 0
+    assert parts['projections'] == parts['attention'] == parts['convolution'] == (0, 0)
