@@ -7,6 +7,7 @@ from torch import Tensor
 from .acmix import convert_acmix
 from .acmix_resnet import convert_acmix_resnet
 from .pvt import convert_pvt
+from .resnet import convert_resnet
 from .swin import convert_acmix_swin, convert_swin
 
 StateDict = dict[str, Tensor]
@@ -16,6 +17,7 @@ SOURCES: dict[str, Callable[[StateDict], StateDict]] = {
     'acmix-resnet': convert_acmix_resnet,
     'acmix-swin': convert_acmix_swin,
     'pvt': convert_pvt,
+    'resnet': convert_resnet,
     'swin': convert_swin,
 }
 
@@ -31,7 +33,8 @@ def convert(state_dict: Mapping[str, Tensor], source: str) -> StateDict:
             published ACmix-Swin classifier, or ``'swin'``, a plain Swin Transformer in any of the layouts that people
             have, for :class:`mmacmix.backbones.ACmixSwinTransformer`; ``'pvt'``, a plain Pyramid Vision Transformer of
             the original repository or of MMDetection, for
-            :class:`mmacmix.backbones.ACmixPyramidVisionTransformer`. Classifiers' heads are left out.
+            :class:`mmacmix.backbones.ACmixPyramidVisionTransformer`; ``'resnet'``, a plain bottleneck ResNet, for
+            :class:`mmacmix.backbones.ACmixResNet` with 4 heads, an approximation. Classifiers' heads are left out.
 
     Returns:
         A new state dict, ready for a strict ``load_state_dict``.

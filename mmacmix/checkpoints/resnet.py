@@ -1,0 +1,100 @@
+"""A warm start for ACmix-ResNet: its convolution path as the nearest it can be to a plain ResNet's 3x3 convolutions.
+
+For one index d of ``head_dim`` the path's output channels ``d * heads + h`` read k^2 features, each a combination of
+the input's channels. So the ``heads * k^2`` rows of their dense kernels, one a channel and a tap, are
+
+    kernels (heads k^2, k^2) x mixing (k^2, 3 heads) x projections (3 heads, in_channels),
+
+a matrix over the input's channels of rank at most min(k^2, 3 heads). All three factors are free but that ``mixing`` is
+the same for all d; where it selects, the product can be any matrix of that rank, and the nearest one in the Frobenius
+norm is the truncated singular value decomposition.
+"""
+
+import re
+
+import torch
+from torch import Tensor
+
+from ..ops import feature_projection
+from .keys import rename, without_backbone_prefix
+
+HEADS = 4
+
+
+def convert_resnet(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Plain bottleneck ResNet, as torchvision and OpenMMLab name it -> :class:`mmacmix.backbones.ACmixResNet`.
+
+    All but the 3x3 convolutions is copied. Attention starts at rate 0, the convolution path at rate 1.
+    """
+    converted = {}
+    state_dict = without_backbone_prefix(state_dict)
+    names = {name: '' if name.startswith('fc.') else name for name in state_dict if _KNOWN.fullmatch(name)}
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in rename(state_dict, names, 'resnet').items():
+        if re.fullmatch(r'layer\d\.\d+\.conv2\.weight', name):
+            layer = name.removesuffix('weight')
+            converted.update({layer + ours: each for ours, each in approximate(tensor, HEADS, generator).items()})
+        else:
+            converted[name] = tensor
+    if not any('.shift_conv.' in name for name in converted):
+        raise ValueError("not a checkpoint of 'resnet': no bottleneck with a 3x3 convolution named conv2 inside")
+    return converted
+
+
+_NORM = r'(weight|bias|running_mean|running_var|num_batches_tracked)'
+_KNOWN = re.compile(
+    rf'fc\.(weight|bias)|(stem\.\d|conv1)\.weight|(bn1|stem\.\d)\.{_NORM}'
+    rf'|layer\d\.\d+\.(conv[123]\.weight|bn[123]\.{_NORM}|downsample\.0\.weight|downsample\.1\.{_NORM})'
+)
+
+
+def approximate(weight: Tensor, heads: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+    """The state of an :class:`mmacmix.layers.ACmix` whose convolution path is nearest to a dense convolution.
+
+    Args:
+        weight: ``(out_channels, in_channels, k, k)`` of the convolution.
+        heads: Attention heads of the layer.
+        generator: Source of the numbers that no part of the approximation decides. Default: None.
+    """
+    out_channels, in_channels, side, _ = weight.shape
+    head_dim, taps = out_channels // heads, side**2
+    rank = min(taps, 3 * heads)
+    rows = weight.double().flatten(2).transpose(1, 2).reshape(head_dim, heads * taps, in_channels)
+    left, values, right = torch.linalg.svd(rows, full_matrices=False)
+    root = values[:, :rank].sqrt()
+    kernels = torch.zeros(head_dim, heads, taps, taps, dtype=torch.float64)  # head, tap, feature
+    kernels[..., : root.shape[1]] = (left[..., :rank] * root[:, None]).unflatten(1, (heads, taps))
+    # What the convolution path does not select starts as in a new layer, for attention alone.
+    bound = in_channels**-0.5
+    projections = torch.rand(3 * heads, head_dim, in_channels, generator=generator).double() * 2 * bound - bound
+    projections[: root.shape[1]] = (root[..., None] * right[:, :rank]).transpose(0, 1)
+    query, key, value = projections.reshape(3, out_channels, in_channels, 1, 1)
+    position = torch.rand(head_dim, 2, generator=generator) * 2**0.5 - 0.5**0.5
+    state = {
+        **{f'{name}.weight': each for name, each in zip(('query', 'key', 'value'), (query, key, value), strict=True)},
+        **{f'{name}.bias': torch.zeros(out_channels) for name in ('query', 'key', 'value')},
+        'position.weight': position[..., None, None],
+        'position.bias': torch.zeros(head_dim),
+        'shift_conv.mixing': torch.eye(taps, 3 * heads),
+        'shift_conv.weight': kernels.transpose(2, 3).reshape(out_channels, taps, side, side),
+        'attention_rate': torch.zeros(1),
+        'conv_rate': torch.ones(1),
+    }
+    return {name: tensor.to(weight) for name, tensor in state.items()}
+
+
+def dense_kernel(state: dict[str, Tensor], heads: int) -> Tensor:
+    """The dense convolution that an ACmix layer's convolution path is, its rate included: ``(out, in, k, k)``.
+
+    Args:
+        state: State dict of an :class:`mmacmix.layers.ACmix`, whose projections have no bias.
+        heads: Its attention heads.
+    """
+    projections = torch.cat([state[f'{name}.weight'].flatten(1) for name in ('query', 'key', 'value')])
+    features, _ = feature_projection(projections, None, state['shift_conv.mixing'])
+    head_dim = len(projections) // (3 * heads)
+    kernels, features = (
+        state['shift_conv.weight'].unflatten(0, (head_dim, heads)),
+        features.unflatten(0, (head_dim, -1)),
+    )
+    return state['conv_rate'] * torch.einsum('dhtyx,dtc->dhcyx', kernels, features).flatten(0, 1)

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mmacmix.backbones import ACmixResNet
+from mmacmix.checkpoints import convert
+from mmacmix.checkpoints.resnet import approximate, dense_kernel
+from mmacmix.layers import ACmix
+
+
+def host(depth=50, **arguments):
+    from mmdet.models.backbones import ResNet
+
+    torch.manual_seed(0)
+    network = ResNet(depth, norm_eval=False, **arguments)
+    for name, tensor in network.state_dict().items():
+        if 'running_var' in name:
+            tensor.uniform_(0.5, 2)
+        elif tensor.is_floating_point():
+            tensor.normal_(std=0.1)
+    network.eval()
+    return network
+
+
+def best_rank_9(weight, heads):
+    """Root of the energy that no matrix of rank 9 can hold, for each group of outputs that shares its features."""
+    lost = 0
+    for group in weight.detach().double().numpy().reshape(-1, heads, *weight.shape[1:]):
+        rows = group.transpose(0, 2, 3, 1).reshape(-1, weight.shape[1])
+        lost += (np.linalg.svd(rows, compute_uv=False)[9:] ** 2).sum()
+    return lost**0.5
+
+
+@pytest.mark.parametrize('out_channels, in_channels, heads', [(16, 32, 4), (12, 20, 6), (8, 6, 4), (8, 40, 2)])
+def test_the_approximation_is_the_nearest_there_is(out_channels, in_channels, heads):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False).double()
+    layer = ACmix(in_channels, out_channels, num_heads=heads).double()
+    layer.load_state_dict(approximate(conv.weight.data, heads))
+    dense = dense_kernel(layer.state_dict(), heads)
+    x = torch.randn(2, in_channels, 7, 6, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), torch.nn.functional.conv2d(x, dense, padding=1))
+    if 3 * heads >= 9:
+        error = (dense - conv.weight).norm().item()
+        assert error == pytest.approx(best_rank_9(conv.weight, heads), abs=1e-9)
+    assert in_channels > 9 or torch.allclose(layer(x), conv(x))
+
+
+def test_a_narrow_resnet_is_converted_exactly():
+    plain = host(base_channels=8, num_stages=1, strides=(1,), dilations=(1,), out_indices=(0,))
+    network = ACmixResNet(50, base_channels=8, num_stages=1, out_indices=(0,)).eval()
+    network.load_state_dict(convert(plain.state_dict(), 'resnet'))
+    images = torch.rand(1, 3, 40, 52)
+    for actual, expected in zip(network(images), plain(images), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_all_but_the_3x3_convolutions_is_copied():
+    plain = host(base_channels=16).state_dict()
+    network = ACmixResNet(50, base_channels=16)
+    network.load_state_dict(convert(dict(plain, **{'fc.weight': torch.zeros(1), 'fc.bias': torch.zeros(1)}), 'resnet'))
+    ours = network.state_dict()
+    for name, tensor in plain.items():
+        if not name.endswith('conv2.weight'):
+            assert torch.equal(ours[name], tensor), name
+    layer = network.layer3[1].conv2
+    assert (layer.attention_rate.item(), layer.conv_rate.item()) == (0, 1)
+    error = (dense_kernel(layer.state_dict(), 4) - plain['layer3.1.conv2.weight']).norm()
+    assert 0 < error < plain['layer3.1.conv2.weight'].norm()
+
+
+def test_attention_can_grow():
+    torch.manual_seed(0)
+    layer = ACmix(16, 16)
+    layer.load_state_dict(approximate(torch.randn(16, 16, 3, 3), 4))
+    layer(torch.randn(1, 16, 8, 8)).square().sum().backward()
+    assert layer.attention_rate.grad.abs() > 0 and layer.value.weight.std() > 0
+
+
+@pytest.mark.parametrize(
+    'state_dict, message',
+    [
+        ({'conv1.weight': torch.zeros(1), 'surprise': torch.zeros(1)}, 'unknown keys: surprise'),
+        ({'conv1.weight': torch.zeros(1)}, 'no bottleneck with a 3x3 convolution'),
+    ],
+)
+def test_other_networks_are_refused(state_dict, message):
+    with pytest.raises(ValueError, match=f"not a checkpoint of 'resnet'.*{message}"):
+        convert(state_dict, 'resnet')
