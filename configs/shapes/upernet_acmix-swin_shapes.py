@@ -39,7 +39,7 @@ model = dict(
     ),
 )
 
-iterations = 1700
+iterations = 3000
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=iterations)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
@@ -51,6 +51,6 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=iterations, eta_min=0),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=iterations // 2, end=iterations, eta_min=0),
 ]
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=iterations))

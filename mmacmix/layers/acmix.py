@@ -139,11 +139,14 @@ class ACmix(TwoPaths):
         return out.flatten(1, 2)  # channel h * head_dim + d
 
     def _convolution(self, x: Tensor) -> Tensor:
+        # Channel d * num_heads + h, unlike the attention path: the published order, which checkpoints depend on.
+        return self.shift_conv(x, *self.joined_projections())
+
+    def joined_projections(self) -> tuple[Tensor, Tensor]:
+        """Weight ``(3 * out_channels, in_channels)`` and bias of query, key and value as one projection."""
         projections = (self.query, self.key, self.value)
         weight = torch.cat([projection.weight for projection in projections]).flatten(1)
-        bias = torch.cat([projection.bias for projection in projections])
-        # Channel d * num_heads + h, unlike the attention path: the published order, which checkpoints depend on.
-        return self.shift_conv(x, weight, bias)
+        return weight, torch.cat([projection.bias for projection in projections])
 
     def multiply_adds(self, shape: Sequence[int]) -> MultiplyAdds:
         batch, _, height, width = shape

@@ -57,8 +57,8 @@ class ShiftConv(nn.Module):
         else:
             self.weight = nn.Parameter(kernels)
 
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Apply the path.
+    def features(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The features that are shifted and summed, straight from the operator's input.
 
         Args:
             x: ``(B, in_channels, H, W)``.
@@ -66,11 +66,18 @@ class ShiftConv(nn.Module):
             bias: ``(inputs * head_dim,)`` or None.
 
         Returns:
-            ``(B, num_heads * head_dim, ceil(H / stride), ceil(W / stride))``.
+            ``(B, head_dim * k^2, H, W)``.
         """
         weight, bias = feature_projection(weight, bias, self.mixing, self.mixing_bias)
-        features = F.conv2d(x, weight[..., None, None], bias)
-        return self._shift(features)
+        return F.conv2d(x, weight[..., None, None], bias)
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Apply the path to what :meth:`features` takes.
+
+        Returns:
+            ``(B, num_heads * head_dim, ceil(H / stride), ceil(W / stride))``.
+        """
+        return self._shift(self.features(x, weight, bias))
 
     def of_projections(self, projections: Tensor) -> Tensor:
         """Apply the path to query, key and value that are there already: ``(B, inputs * head_dim, H, W)``."""
