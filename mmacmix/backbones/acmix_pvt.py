@@ -63,6 +63,7 @@ class ACmixPyramidVisionTransformer(BaseModule):
         in_channels: Channels of the image. Default: 3.
         patch_sizes: Side of each stage's patches in pixels of the map before. Default: ``(4, 2, 2, 2)``.
         out_indices: Stages whose output is returned. Default: ``(0, 1, 2, 3)``.
+        final_norm: Normalise the last stage's output, as a classifier does. Default: False.
         qkv_bias: Bias of the projections to query, key and value. Default: True.
         drop_rate: Dropout. Default: 0.
         attn_drop_rate: Dropout of attention weights. Default: 0.
@@ -98,6 +99,7 @@ class ACmixPyramidVisionTransformer(BaseModule):
         in_channels: int = 3,
         patch_sizes: Sequence[int] = (4, 2, 2, 2),
         out_indices: Sequence[int] = (0, 1, 2, 3),
+        final_norm: bool = False,
         qkv_bias: bool = True,
         drop_rate: float = 0.0,
         attn_drop_rate: float = 0.0,
@@ -156,6 +158,7 @@ class ACmixPyramidVisionTransformer(BaseModule):
                 )
             )
             in_channels = channels
+        self.norm = build_norm_layer(norm_cfg, channels)[1] if final_norm else nn.Identity()
         self.register_load_state_dict_pre_hook(_resize_positions)
         self._freeze()
 
@@ -180,6 +183,8 @@ class ACmixPyramidVisionTransformer(BaseModule):
             x = self.drop(patch_embed(x))
             for block in stage:
                 x = block(x)
+            if index == len(self.stages) - 1:
+                x = self.norm(x)
             x = x.permute(0, 3, 1, 2).contiguous()
             if index in self.out_indices:
                 outs.append(x)
@@ -206,7 +211,10 @@ class ACmixPyramidVisionTransformer(BaseModule):
     def _freeze(self) -> None:
         if self.frozen_stages < 0:
             return
-        for module in [*self.patch_embeds[: max(1, self.frozen_stages)], *self.stages[: self.frozen_stages]]:
+        frozen = [*self.patch_embeds[: max(1, self.frozen_stages)], *self.stages[: self.frozen_stages]]
+        if self.frozen_stages == len(self.stages):
+            frozen.append(self.norm)
+        for module in frozen:
             module.eval().requires_grad_(False)
 
 

@@ -1,0 +1,7 @@
+# A classifier for images that are mixed, as transformers are trained.
+_base_ = 'classifier.py'
+
+model = dict(
+    head=dict(cal_acc=False),
+    train_cfg=dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]),
+)

@@ -1,0 +1,3 @@
+_base_ = 'acmix-pvt-t_8xb128_in1k.py'
+
+model = dict(backbone=dict(arch='small'))
