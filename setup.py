@@ -43,6 +43,7 @@ setup(
     install_requires=['torch>=2.6', 'numpy'],
     extras_require={
         'openmmlab': ['mmengine>=0.10.7', 'mmcv==2.1.0', 'mmdet==3.3.0', 'mmsegmentation==1.2.2', 'ftfy', 'regex'],
+        'imagenet': ['mmpretrain==1.2.0'],
         'onedl': [
             'onedl-mmengine==0.10.12',
             'onedl-mmcv==2.3.6',

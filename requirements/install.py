@@ -138,9 +138,10 @@ class Installer:
         self.install('build tools and numpy', build)
         self.build_mmcv(mmcv)
         self.install(
-            'MMDetection, MMSegmentation, tools for tests, mmacmix',
+            'MMDetection, MMSegmentation, MMPretrain, tools for tests, mmacmix',
             others + pins('build') + pins('dev'),
             self.install_without_libgl,
+            self.install_torchvision,
             self.install_mmacmix,
         )
         self.check()
@@ -282,6 +283,13 @@ class Installer:
         )
         if version and output_or_none([self.python, '-c', 'import cv2; print(1)']) is None:
             self.pip(['--no-deps', '--force-reinstall', 'opencv-python-headless==' + version])
+
+    def install_torchvision(self):
+        """MMPretrain imports it. Alone: by itself it would bring a build of torch of its own."""
+        look = 'import importlib.util as u, torch; print(torch.__version__.split(".")[1], u.find_spec("torchvision"))'
+        minor, found = (output_or_none([self.python, '-c', look]) or '0 -').split(' ', 1)
+        if found == 'None':
+            self.pip(['--no-deps', 'torchvision==0.{}.*'.format(int(minor) + 15)])  # torch 2.6 goes with 0.21
 
     def install_mmacmix(self):
         self.pip(['--no-deps', '--no-build-isolation', '--editable', ROOT])
