@@ -39,7 +39,7 @@ model = dict(
     ),
 )
 
-iterations = 2500
+iterations = 2300
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=iterations)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
