@@ -285,11 +285,15 @@ class Installer:
             self.pip(['--no-deps', '--force-reinstall', 'opencv-python-headless==' + version])
 
     def install_torchvision(self):
-        """MMPretrain imports it. Alone: by itself it would bring a build of torch of its own."""
+        """MMPretrain imports it. In a folder of its own, which the tests of ImageNet configs know.
+
+        Its operators come for GPU builds of torch alone; where everybody finds it, other packages stumble over that.
+        """
         look = 'import importlib.util as u, torch; print(torch.__version__.split(".")[1], u.find_spec("torchvision"))'
         minor, found = (output_or_none([self.python, '-c', look]) or '0 -').split(' ', 1)
         if found == 'None':
-            self.pip(['--no-deps', 'torchvision==0.{}.*'.format(int(minor) + 15)])  # torch 2.6 goes with 0.21
+            wanted = 'torchvision==0.{}.*'.format(int(minor) + 15)  # torch 2.6 goes with 0.21
+            self.pip(['--no-deps', '--upgrade', '--target', os.path.join(self.venv, 'torchvision'), wanted])
 
     def install_mmacmix(self):
         self.pip(['--no-deps', '--no-build-isolation', '--editable', ROOT])

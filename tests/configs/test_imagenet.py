@@ -1,6 +1,8 @@
 """Classifiers for ImageNet, and what their checkpoints are for: the backbones of detectors."""
 
 import importlib
+import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ from mmacmix.datasets.shapes import draw_scene
 from mmacmix.reporting.sizes import BACKBONES
 
 # MMPretrain imports torchvision, whose operators come for GPU builds of torch alone. It uses none of them here.
+if not importlib.util.find_spec('torchvision'):
+    sys.path.append(str(Path(sys.prefix) / 'torchvision'))
 _OPERATORS = torch.library.Library('torchvision', 'FRAGMENT')
 for _name in ('nms', 'qnms'):
     if not hasattr(torch.ops.torchvision, _name):
