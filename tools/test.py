@@ -43,8 +43,10 @@ def _draw(cfg: Config, show: bool, folder: str | None, seconds: float, segmentat
     if hook is None:
         raise UserError('--show and --show-dir need default_hooks.visualization, which the config does not set')
     hook.update(draw=True, show=show, wait_time=seconds)
-    if folder and segmentation:
-        cfg.visualizer.save_dir = folder
+    if segmentation:
+        hook.interval = 1  # MMSegmentation's hook draws one image of fifty
+        if folder:
+            cfg.visualizer.save_dir = folder
     elif folder:
         hook.test_out_dir = folder
 
