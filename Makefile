@@ -33,7 +33,7 @@ train: setup $(SHAPES)/annotations/instances_val.json
 	@echo "Trained: $(WORK_DIR)/results.md holds the results, $(WORK_DIR)/gallery.png shows them."
 
 test: setup
-	@$(RUN); python -m pytest
+	@$(RUN); OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: setup
 	@$(RUN); ruff check .

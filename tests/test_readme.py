@@ -5,11 +5,12 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.model import BaseModule
 from mmengine.registry import init_default_scope
 
-from mmacmix.backbones import ACmixResNet, ACmixSwinTransformer
+from mmacmix import backbones
 from mmacmix.layers import ACmix
 
 ROOT = Path(__file__).parents[1]
@@ -42,16 +43,19 @@ def test_a_snippet_of_a_config_puts_acmix_into_a_host_detector(snippet, tmp_path
 
 
 def test_the_table_of_backbones_is_right():
-    rows = re.findall(r'`depth=(\d+)` \| ([\d.]+) \|', README)
-    assert {int(depth) for depth, _ in rows} == set(ACmixResNet.arch_settings)
-    for depth, millions in rows:
-        parameters = sum(parameter.numel() for parameter in ACmixResNet(int(depth)).parameters())
-        assert f'{parameters / 1e6:.2f}' == millions
-    rows = re.findall(r"`arch='(\w+)'` \| ([\d.]+) \|", README)
-    assert {arch for arch, _ in rows} == set(ACmixSwinTransformer.arch_settings)
-    for arch, millions in rows:
-        parameters = sum(parameter.numel() for parameter in ACmixSwinTransformer(arch).parameters())
-        assert f'{parameters / 1e6:.2f}' == millions
+    name, listed = '', []
+    for new_name, argument, value, millions in re.findall(
+        r"^\| (?:`(\w+)`)? ?\| `(\w+)='?(\w+)'?` \| ([\d.]+) \|", README, re.MULTILINE
+    ):
+        name = new_name or name
+        listed.append((name, value))
+        with torch.device('meta'):
+            backbone = getattr(backbones, name)(**{argument: int(value) if argument == 'depth' else value})
+        assert f'{sum(parameter.numel() for parameter in backbone.parameters()) / 1e6:.2f}' == millions
+    assert len(listed) == len(set(listed))
+    assert set(listed) == {
+        (name, str(arch)) for name in backbones.__all__ for arch in getattr(backbones, name).arch_settings
+    }
 
 
 def test_files_it_names_are_there():

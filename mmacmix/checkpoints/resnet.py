@@ -19,6 +19,7 @@ from ..ops import feature_projection
 from .keys import rename, without_backbone_prefix
 
 HEADS = 4
+CLASSIFIER = ('fc.', 'head.fc.')
 
 
 def convert_resnet(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -28,10 +29,10 @@ def convert_resnet(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     converted = {}
     state_dict = without_backbone_prefix(state_dict)
-    names = {name: '' if name.startswith('fc.') else name for name in state_dict if _KNOWN.fullmatch(name)}
+    names = {name: '' if name.startswith(CLASSIFIER) else name for name in state_dict if _KNOWN.fullmatch(name)}
     generator = torch.Generator().manual_seed(0)
     for name, tensor in rename(state_dict, names, 'resnet').items():
-        if re.fullmatch(r'layer\d\.\d+\.conv2\.weight', name):
+        if re.fullmatch(_REPLACED, name):
             layer = name.removesuffix('weight')
             converted.update({layer + ours: each for ours, each in approximate(tensor, HEADS, generator).items()})
         else:
@@ -41,10 +42,11 @@ def convert_resnet(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     return converted
 
 
+_REPLACED = r'layer\d\.\d+\.conv2\.weight'
 _NORM = r'(weight|bias|running_mean|running_var|num_batches_tracked)'
 _KNOWN = re.compile(
-    rf'fc\.(weight|bias)|(stem\.\d|conv1)\.weight|(bn1|stem\.\d)\.{_NORM}'
-    rf'|layer\d\.\d+\.(conv[123]\.weight|bn[123]\.{_NORM}|downsample\.0\.weight|downsample\.1\.{_NORM})'
+    rf'(head\.)?fc\.(weight|bias)|(stem\.\d|conv1)\.weight|([bgi]n1|stem\.\d)\.{_NORM}'
+    rf'|layer\d\.\d+\.(conv[123]\.weight|[bgi]n[123]\.{_NORM}|downsample\.0\.weight|downsample\.1\.{_NORM})'
 )
 
 
@@ -81,6 +83,27 @@ def approximate(weight: Tensor, heads: int, generator: torch.Generator | None = 
         'conv_rate': torch.ones(1),
     }
     return {name: tensor.to(weight) for name, tensor in state.items()}
+
+
+def kernel_errors(plain: dict[str, Tensor], converted: dict[str, Tensor]) -> dict[str, float]:
+    """How far each layer's convolution path is from the dense convolution that it stands for.
+
+    Args:
+        plain: State dict of the plain ResNet.
+        converted: What ``convert(plain, 'resnet')`` made of it.
+
+    Returns:
+        Layer to the Frobenius norm of the difference, relative to the dense kernel's.
+    """
+    plain = without_backbone_prefix(plain)
+    errors = {}
+    for name in plain:
+        if re.fullmatch(_REPLACED, name):
+            layer = name.removesuffix('weight')
+            state = {key.removeprefix(layer): tensor for key, tensor in converted.items() if key.startswith(layer)}
+            difference = dense_kernel(state, HEADS) - plain[name]
+            errors[layer.removesuffix('.')] = (difference.norm() / plain[name].norm()).item()
+    return errors
 
 
 def dense_kernel(state: dict[str, Tensor], heads: int) -> Tensor:

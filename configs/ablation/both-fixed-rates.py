@@ -1,0 +1,3 @@
+# Attention and convolution, with equal weights that do not learn.
+_base_ = './both.py'
+model = dict(backbone=dict(acmix=dict(rates=(0.5, 0.5), learn_rates=False)))

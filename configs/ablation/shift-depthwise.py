@@ -1,0 +1,3 @@
+# The convolution path shifts by depthwise kernels that learn (between figures 3b and 3c of the paper).
+_base_ = './both.py'
+model = dict(backbone=dict(acmix=dict(shift_form='depthwise')))

@@ -1,0 +1,60 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmacmix.datasets import write_shapes
+from tests.tooling import complaint, load
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / 'configs' / 'ablation' / 'both.py'
+OPTIONS = [
+    '--cfg-options', 'model.backbone.base_channels=8', 'model.neck.in_channels=[32,64,128,256]',
+    'train_cfg.max_iters=2', 'train_cfg.val_interval=1', 'train_dataloader.batch_size=1',
+    'train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False',
+    'val_dataloader.num_workers=0', 'val_dataloader.persistent_workers=False', 'default_hooks.logger.interval=1',
+    'model.test_cfg.rcnn.score_thr=0.0',
+]  # fmt: skip
+
+
+def test_two_seeds_become_a_table_and_a_chart(tmp_path, monkeypatch, capsys):
+    write_shapes(tmp_path / 'data' / 'shapes', train=4, val=2)
+    arguments = [CONFIG, '--work-dir', 'out', '--seeds', 2, '--jobs', 2, *OPTIONS]
+    command = [sys.executable, ROOT / 'tools' / 'compare.py', *arguments]
+    done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = (tmp_path / 'out' / 'table.md').read_text().splitlines()
+    assert len(rows) == 3 and rows[2].startswith('| both | 0.') and rows[0].count('|') == rows[2].count('|')
+    assert (tmp_path / 'out' / 'chart.png').stat().st_size > 5000
+    logs = [(tmp_path / f'out/both/seed{seed}/train.log').read_text() for seed in (0, 1)]
+    assert 'seed: 0' in logs[0] and 'seed: 1' in logs[1]
+    costs = [json.loads((tmp_path / f'out/both/seed{seed}/cost.json').read_text()) for seed in (0, 1)]
+    assert all(2**28 < cost['peak_memory'] < 2**33 for cost in costs)
+
+    monkeypatch.chdir(tmp_path)
+    load('compare.py').main(list(map(str, arguments)))
+    printed = capsys.readouterr().out
+    assert '2 of 2 runs are finished already' in printed and rows[2] in printed
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['nothing.py'], 'there is no config at nothing.py'),
+        ([CONFIG, CONFIG], 'two of the configs have the same file name'),
+        ([CONFIG, '--seeds', 0], '--seeds and --jobs start at 1'),
+    ],
+)
+def test_mistakes_are_told_before_training(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert message in complaint('compare.py', arguments, capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_fails_is_told_with_its_log(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    told = complaint('compare.py', [CONFIG, '--seeds', 1], capsys)
+    assert 'with seed 0 failed, work_dirs/compare/both/seed0/train.log says: train.py: ' in told
+    assert 'data/shapes' in told and not list(tmp_path.rglob('cost.json'))

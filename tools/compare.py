@@ -1,0 +1,121 @@
+#!/usr/bin/env python
+"""Train configs with several seeds each and put them side by side: one table, one chart.
+
+python tools/compare.py configs/ablation/*.py --work-dir work_dirs/ablation
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+
+from mmacmix.reporting.comparison import Run, draw_comparison, read_run, table
+from mmacmix.reporting.complexity import Part, complexity
+from mmacmix.running import UserError, build_model, run
+
+TRAIN = Path(__file__).with_name('train.py')
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(description='Train configs with several seeds each and put them side by side.')
+    parser.add_argument('configs', nargs='+', help='config files; their names become the names in the table')
+    parser.add_argument('--seeds', type=int, default=3, help='runs of each config; default: 3')
+    parser.add_argument('--metric', default='coco/segm_mAP', help='score to compare; default: coco/segm_mAP')
+    parser.add_argument('--work-dir', default='work_dirs/compare', help='default: work_dirs/compare')
+    parser.add_argument('--jobs', type=int, default=1, help='runs at a time, which share the CPU cores; default: 1')
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='passed on to train.py')
+    args = parser.parse_args(argv)
+    if min(args.seeds, args.jobs) < 1:
+        parser.error('--seeds and --jobs start at 1')
+    configs = {Path(config).stem: Path(config) for config in args.configs}
+    if len(configs) < len(args.configs):
+        raise UserError('two of the configs have the same file name, which is their name in the table')
+    for config in configs.values():
+        if not config.is_file():
+            raise UserError(f'there is no config at {config}')
+    work_dir = Path(args.work_dir)
+    folders = {name: [work_dir / name / f'seed{seed}' for seed in range(args.seeds)] for name in configs}
+    train_all([(configs[name], folder) for name in configs for folder in folders[name]], args.jobs, args.cfg_options)
+    try:
+        runs = {name: [read_run(folder, args.metric) for folder in each] for name, each in folders.items()}
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    report(runs, configs, folders, args.metric, work_dir)
+
+
+def train_all(jobs: list[tuple[Path, Path]], at_a_time: int, options: list[str]) -> None:
+    """Train each config in its folder, unless a finished run is there already."""
+    waiting = [job for job in jobs if not (job[1] / 'cost.json').is_file()]
+    if len(waiting) < len(jobs):
+        print(f'{len(jobs) - len(waiting)} of {len(jobs)} runs are finished already')
+    threads = str(max(1, len(os.sched_getaffinity(0)) // at_a_time))
+    start = time.monotonic()
+    with ThreadPoolExecutor(at_a_time) as pool:
+        futures = [pool.submit(train, *job, threads, options) for job in waiting]
+        try:
+            for done, future in enumerate(as_completed(futures), 1):
+                folder = future.result()
+                left = (time.monotonic() - start) / done * (len(waiting) - done)
+                print(f'{done}/{len(waiting)} {folder}, {left / 60:.0f} min left', flush=True)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def train(config: Path, folder: Path, threads: str, options: list[str]) -> Path:
+    """One run in a process of its own, and what it cost."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / 'train.log'
+    seed = folder.name.removeprefix('seed')
+    command = [sys.executable, TRAIN, config, '--work-dir', folder]
+    command += ['--cfg-options', f'randomness.seed={seed}', *options]
+    with log.open('w') as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | dict(OMP_NUM_THREADS=threads)
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        last = log.read_text().strip().splitlines()[-1:]
+        raise UserError(f'training {config} with seed {seed} failed, {log} says: {"".join(last)}')
+    (folder / 'cost.json').write_text(json.dumps(dict(peak_memory=usage.ru_maxrss * 1024)))
+    return folder
+
+
+def report(
+    runs: dict[str, list[Run]], configs: dict[str, Path], folders: dict[str, list[Path]], metric: str, work_dir: Path
+) -> None:
+    """Write the table and the chart."""
+    sizes = {name: backbone_size(config) for name, config in configs.items()}
+    memory = {
+        name: max(json.loads((folder / 'cost.json').read_text())['peak_memory'] for folder in each)
+        for name, each in folders.items()
+    }
+    columns = {
+        'parameters of the backbone (M)': {name: f'{size.parameters / 1e6:.2f}' for name, size in sizes.items()},
+        'multiply-adds (G)': {name: f'{size.multiply_adds / 1e9:.3f}' for name, size in sizes.items()},
+        'peak memory (GiB)': {name: f'{number / 2**30:.2f}' for name, number in memory.items()},
+    }
+    text = table(runs, metric, columns)
+    (work_dir / 'table.md').write_text(text)
+    draw_comparison(runs, metric, work_dir / 'chart.png')
+    print(text)
+    print(f'{work_dir / "table.md"} holds the table, {work_dir / "chart.png"} the chart.')
+
+
+def backbone_size(config: Path) -> Part:
+    """Of the backbone alone, for one image of 128 x 128 pixels: the generated images' size."""
+    cfg = Config.fromfile(config)
+    cfg.model.backbone.init_cfg = None
+    backbone = build_model(cfg).backbone.eval()
+    return sum(complexity(backbone, lambda: backbone(torch.zeros(1, 3, 128, 128))).values(), start=Part(0, 0))
+
+
+if __name__ == '__main__':
+    run(main)
