@@ -10,17 +10,20 @@ ROOT = Path(__file__).parent
 
 
 class BuildWithMim(build_py):
-    """Copies configs, tools and the model index into the built package."""
+    """Copies configs, tools and the model index into the built package; an editable one gets links to them."""
 
     def run(self) -> None:
         super().run()
-        if self.editable_mode:
-            return
-        target = Path(self.build_lib) / 'mmacmix' / '.mim'
+        target = (ROOT if self.editable_mode else Path(self.build_lib)) / 'mmacmix' / '.mim'
         shutil.rmtree(target, ignore_errors=True)
-        for name in ('configs', 'tools'):
-            shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns('__pycache__'))
-        shutil.copy(ROOT / 'model-index.yml', target)
+        target.mkdir()
+        for name in ('configs', 'tools', 'model-index.yml'):
+            if self.editable_mode:
+                (target / name).symlink_to(Path('..', '..', name))
+            elif (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns('__pycache__'))
+            else:
+                shutil.copy(ROOT / name, target)
 
 
 def version() -> str:

@@ -5,7 +5,9 @@ from pathlib import Path
 import torch
 
 from mmacmix.backbones import ACmixResNet
+from mmacmix.datasets import write_shapes
 from tests import golden
+from tests.tooling import complaint, load
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'convert_checkpoint.py'
 
@@ -41,3 +43,40 @@ def test_unwritable_place_is_named(tmp_path):
     torch.save(golden.load('op_s1').state_dict, tmp_path / 'in.pth')
     done = convert('acmix', tmp_path / 'in.pth', tmp_path / 'absent' / 'out.pth')
     assert done.returncode == 1 and 'absent' in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_a_plain_resnet_is_approximated_and_refined_on_images(tmp_path, capsys):
+    arguments = dict(depth=26, base_channels=16)
+    plain = ACmixResNet(**arguments, stage_with_acmix=(False,) * 4)
+    plain.init_weights()
+    torch.save(plain.state_dict(), tmp_path / 'plain.pth')
+    write_shapes(tmp_path / 'shapes', train=3, val=1)
+    load('convert_checkpoint.py').main(
+        [
+            'resnet',
+            str(tmp_path / 'plain.pth'),
+            str(tmp_path / 'out.pth'),
+            '--images',
+            str(tmp_path / 'shapes/images/train'),
+        ]
+    )
+    lines = capsys.readouterr().out.splitlines()
+    titles, rows = lines[2].split(), [line.split() for line in lines[3:]]
+    assert titles == ['kernel', 'output', 'output,', 'refined'] and [row[0] for row in rows][:2] == [
+        'layer1.0.conv2', 'layer2.0.conv2'
+    ]  # fmt: skip
+    assert len(rows) == 8 and all(0 < float(row[3]) < float(row[2]) for row in rows)
+    network = ACmixResNet(**arguments)
+    network.load_state_dict(torch.load(tmp_path / 'out.pth', weights_only=True)['state_dict'])
+    images = load('convert_checkpoint.py')._read_images(tmp_path / 'shapes/images/train')
+    assert images.shape == (3, 3, 224, 224) and images.mean().abs() < 1.5 and 0.2 < images.std() < 2
+
+
+def test_images_that_are_none_are_told(tmp_path, capsys):
+    torch.save(ACmixResNet(26, base_channels=8, stage_with_acmix=(False,) * 4).state_dict(), tmp_path / 'in.pth')
+    command = ['resnet', tmp_path / 'in.pth', tmp_path / 'out.pth', '--images', tmp_path]
+    assert 'there is no image in' in complaint('convert_checkpoint.py', command, capsys)
+    (tmp_path / 'broken.png').write_bytes(b'no image')
+    assert 'broken.png cannot be read as an image' in complaint('convert_checkpoint.py', command, capsys)
+    assert '--images refines' in complaint('convert_checkpoint.py', ['swin', *command[1:]], capsys)
+    assert not (tmp_path / 'out.pth').exists()

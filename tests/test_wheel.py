@@ -1,0 +1,90 @@
+"""The package as a wheel, in an environment that has the host libraries and no checkout."""
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope='module')
+def python(tmp_path_factory):
+    """Interpreter of that environment."""
+    folder = tmp_path_factory.mktemp('wheel')
+    shutil.copytree(
+        ROOT, folder / 'source', ignore=shutil.ignore_patterns('.*', 'data', 'work_dirs', 'build', '*.egg-info')
+    )
+    pip = [sys.executable, '-m', 'pip', '--disable-pip-version-check']
+    run(*pip, 'wheel', '--no-deps', '--no-build-isolation', '--no-index', '-w', folder, folder / 'source')
+    run(sys.executable, '-m', 'venv', '--without-pip', folder / 'env')
+    python = folder / 'env' / 'bin' / 'python'
+    site = Path(run(python, '-c', 'import sysconfig; print(sysconfig.get_paths()["purelib"])').strip())
+    # A link file's folders are searched, but the link files in them, such as the editable install's, are not read.
+    libraries = [path for path in sys.path if Path(path).name in ('site-packages', 'dist-packages')]
+    (site / 'libraries.pth').write_text('\n'.join([sysconfig.get_paths()['purelib'], *libraries, '']))
+    (wheel,) = folder.glob('*.whl')
+    run(*pip, '--python', python, 'install', '--no-deps', '--no-index', wheel)
+    return python
+
+
+def run(*command, **options):
+    environment = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, check=False, env=environment, **options
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def mim_of(python):
+    return python.parents[1].glob('lib/python*/site-packages/mmacmix/.mim').__next__()
+
+
+def test_all_configs_and_tools_are_inside(python):
+    mim = mim_of(python)
+    for folder in ('configs', 'tools'):
+        ours, theirs = (
+            {
+                str(path.relative_to(root)): path.read_bytes()
+                for path in (root / folder).rglob('*.*')
+                if 'pycache' not in str(path)
+            }
+            for root in (ROOT, mim)
+        )
+        assert theirs == ours and len(ours) > 5
+    assert yaml.safe_load((mim / 'model-index.yml').read_text())['Import']
+    assert all(os.access(tool, os.X_OK) for tool in (mim / 'tools').glob('*.sh'))
+
+
+def test_configs_are_bases_of_other_packages_configs(python, tmp_path):
+    (tmp_path / 'own.py').write_text(
+        "_base_ = 'mmacmix::mask_rcnn/mask-rcnn_acmix-r26_fpn_1x_coco.py'\nmodel = dict(backbone=dict(depth=38))\n"
+    )
+    show = (
+        'import mmacmix\nfrom mmengine.config import Config\nfrom mmdet.utils import register_all_modules\n'
+        'from mmdet.registry import MODELS\nregister_all_modules()\n'
+        "print(type(MODELS.build(Config.fromfile('own.py').model.backbone)).__module__, mmacmix.__file__)"
+    )
+    module, file = run(python, '-c', show, cwd=tmp_path).split()
+    assert module == 'mmacmix.backbones.acmix_resnet' and Path(file).is_relative_to(python.parents[1])
+
+
+def test_the_inferencers_list_all_models(python, tmp_path):
+    show = "import mmacmix\nfrom mmdet.apis import DetInferencer\nprint(*DetInferencer.list_models('mmacmix'), sep='|')"
+    listed = run(python, '-c', show, cwd=tmp_path).strip().splitlines()[-1].split('|')
+    families = {path.parent for path in ROOT.glob('configs/*/metafile.yml')}
+    assert sorted(listed) == sorted(path.stem for family in families for path in family.glob('*.py'))
+
+
+def test_the_tools_run_from_the_package(python, tmp_path):
+    mim = mim_of(python)
+    printed = run(
+        python, mim / 'tools' / 'get_flops.py', mim / 'configs' / 'maskrcnn_acmix.py', '--shape', 64, 64, cwd=tmp_path
+    )
+    assert 'projections' in printed
