@@ -74,14 +74,14 @@ def _read_images(folder: Path) -> Tensor:
         raise UserError(f'there is no image in {folder}: --images takes a folder of {", ".join(suffixes)} files')
     images = []
     for path in paths:
-        image = mmcv.imread(path, channel_order='rgb')
+        image = mmcv.imread(path)
         if image is None:
             raise UserError(f'{path} cannot be read as an image')
         height, width = image.shape[:2]
         scale = SIDE / min(height, width)
         image = mmcv.imresize(image, (max(SIDE, round(width * scale)), max(SIDE, round(height * scale))))
         top, left = (image.shape[0] - SIDE) // 2, (image.shape[1] - SIDE) // 2
-        images.append(torch.from_numpy(image[top : top + SIDE, left : left + SIDE].copy()))
+        images.append(torch.from_numpy(mmcv.bgr2rgb(image[top : top + SIDE, left : left + SIDE])))
     pixels = torch.stack(images).permute(0, 3, 1, 2).float()
     mean, deviation = (torch.tensor(values)[:, None, None] for values in IMAGENET)
     return (pixels - mean) / deviation

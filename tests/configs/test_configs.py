@@ -26,6 +26,8 @@ NETWORKS = {'maskrcnn_acmix.py': 'r50', 'upernet_acmix.py': 'swin-t', 'shapes/up
 BLOCKS = {'swin-t': [2, 2, 6, 2], 'swin-s': [2, 2, 18, 2], 'pvt-t': [2, 2, 2, 2], 'pvt-s': [3, 4, 6, 3]}
 PRETRAINED = {'swin-t': 'swin_tiny', 'swin-s': 'swin_small', 'pvt-t': 'pvt_tiny', 'pvt-s': 'pvt_small'}
 
+SMALL_ALREADY = ('shapes', 'ablation', 'warm_start')
+
 # The same networks, narrower and shallower, without weights to download; and their channels.
 SMALL = {
     'ACmixResNet': ({'model.backbone.base_channels': 8}, [32, 64, 128, 256]),
@@ -50,8 +52,8 @@ SMALL = {
 
 def network_of(name):
     """The network that a config's name says: ``r50`` of ``mask-rcnn_acmix-r50_fpn_1x_coco``."""
-    if name.startswith(('ablation', 'warm_start')):
-        return 'r26'
+    if name.startswith(SMALL_ALREADY):
+        return NETWORKS.get(name, 'r26')
     return NETWORKS.get(name) or name.split('acmix-')[1].split('_')[0]
 
 
@@ -66,9 +68,9 @@ def load_small(name):
     """The config with what shrinks its network and its heads, as ``--cfg-options`` would."""
     cfg = load(name)
     model = cfg.model
-    if 'data/shapes' in cfg.train_dataloader.dataset.data_root:
+    if name.startswith(SMALL_ALREADY):
         model.backbone.pop('init_cfg', None)
-        return cfg  # small as it is
+        return cfg
     changes, channels = SMALL[model.backbone.type]
     if 'neck' in model:
         changes = {**changes, 'model.neck.in_channels': channels}
@@ -102,7 +104,9 @@ def inputs_of(name, cfg):
     if name in DETECTION:
         from mmdet.testing import demo_mm_inputs
 
-        return demo_mm_inputs(2, [[3, 96, 128], [3, 65, 97]], num_classes=6, with_mask='rcnn' in name)
+        return demo_mm_inputs(
+            2, [[3, 96, 128], [3, 65, 97]], num_classes=6, with_mask='mask_head' in cfg.model.get('roi_head', {})
+        )
     from mmseg.structures import SegDataSample
 
     samples = []
