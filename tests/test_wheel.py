@@ -71,7 +71,7 @@ def test_configs_are_bases_of_other_packages_configs(python, tmp_path):
         'from mmdet.registry import MODELS\nregister_all_modules()\n'
         "print(type(MODELS.build(Config.fromfile('own.py').model.backbone)).__module__, mmacmix.__file__)"
     )
-    module, file = run(python, '-c', show, cwd=tmp_path).split()
+    module, file = run(python, '-c', show, cwd=tmp_path).splitlines()[-1].split()
     assert module == 'mmacmix.backbones.acmix_resnet' and Path(file).is_relative_to(python.parents[1])
 
 

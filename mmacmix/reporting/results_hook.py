@@ -65,6 +65,7 @@ class ResultsHook(Hook):
             metrics = metrics | {f'IoU/{name}': iou for name, iou in self._class_iou.compute().items()}
         if not is_main_process():
             return
+        metrics = {name: float(value) for name, value in metrics.items()}  # of numpy's types or Python's
         table, gallery = (Path(runner.work_dir) / f'{prefix}{name}' for name in ('results.md', 'gallery.png'))
         table.with_suffix('.json').write_text(json.dumps(metrics, indent=1))
         table.write_text(_table(metrics))
