@@ -2,6 +2,8 @@ import json
 import logging
 from types import SimpleNamespace
 
+import numpy as np
+
 from mmacmix.reporting import ResultsHook
 
 
