@@ -16,11 +16,13 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
+from .backbones.pretrained import WeightsError
 from .environment import allow_only_data_in_checkpoints, load_checkpoint, state_dict_of
 from .reporting import ResultsHook
 
 # How to get a data set, by the folder that the configs of this package look for it in.
 _SOURCES = {
+    'ADEChallengeData2016': 'get ADEChallengeData2016.zip from http://sceneparsing.csail.mit.edu and unpack it there',
     'coco': 'get COCO 2017 from https://cocodataset.org and unpack train2017, val2017 and annotations there',
     'shapes': 'write it with `python tools/make_shapes.py data/shapes`',
 }
@@ -184,6 +186,8 @@ def check_data(cfg: Config, dataloaders: Sequence[str]) -> None:
                         f'{_SOURCES.get(Path(root).name, "get the data set")}, '
                         f'or make {root or path} a link to where you have it'
                     )
+                if os.path.isdir(path) and not any(os.scandir(path)):
+                    raise UserError(f'{name} looks for images or maps in {path} and it is empty')
 
 
 def _datasets(dataset: dict | None) -> Iterator[dict]:
@@ -217,32 +221,41 @@ def check_checkpoint(path: str, model: torch.nn.Module, whole: bool = True) -> N
         saved = state_dict_of(load_checkpoint(path), path)
     except ValueError as error:
         raise UserError(str(error)) from error
-    wanted = model.state_dict()
+    fitted, wanted = _fitted(saved, model), model.state_dict()
     problems = [
         f'{what} {", ".join(names[:3])}{" and more" if len(names) > 3 else ""}'
         for what, names in (
-            ('it lacks', [name for name in wanted if name not in saved]),
-            ('the model lacks', [name for name in saved if name not in wanted]),
+            ('it lacks', [name for name in wanted if name not in fitted]),
+            ('the model lacks', [name for name in fitted if name not in wanted]),
             (
                 'shapes differ for',
-                [name for name in wanted if name in saved and wanted[name].shape != saved[name].shape],
+                [name for name in wanted if name in fitted and wanted[name].shape != fitted[name].shape],
             ),
         )
         if names
     ]
     if not problems:
         return
-    fits = any(name in saved and wanted[name].shape == saved[name].shape for name in wanted)
+    fits = any(name in fitted and wanted[name].shape == fitted[name].shape for name in wanted)
     if whole or not fits:
         raise UserError(f'{path} is a checkpoint of another model: {"; ".join(problems)}')
     print_log(f'{path} fits the model in part: {"; ".join(problems)}', 'current', logging.WARNING)
+
+
+def _fitted(saved: dict[str, torch.Tensor], model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A state dict as the model's own modules adapt it when they load it: tables of other windows, for instance."""
+    saved = dict(saved)
+    for name, module in model.named_modules():
+        for hook in module._load_state_dict_pre_hooks.values():
+            hook(saved, f'{name}.' if name else '', {}, True, [], [], [])
+    return saved
 
 
 def run(main: Callable[[list[str] | None], None]) -> None:
     """Run a tool's ``main``; a mistake of the user's ends it with one sentence and status 1."""
     try:
         main(None)
-    except UserError as error:
+    except (UserError, WeightsError) as error:
         sys.exit(f'{Path(sys.argv[0]).name}: {error}')
 
 

@@ -1,8 +1,10 @@
 import pytest
 import torch
+from mmengine.config import Config
 from torch import nn
 
-from mmacmix.running import UserError, check_checkpoint
+from mmacmix.layers import WindowACmix
+from mmacmix.running import UserError, check_checkpoint, check_data
 
 
 @pytest.fixture
@@ -36,3 +38,21 @@ def test_another_head_is_refused_as_a_whole_and_taken_as_a_start(saved):
 def test_a_start_of_which_nothing_fits_is_refused(saved):
     with pytest.raises(UserError, match='it lacks weight, bias; the model lacks 0.weight, 0.bias, 1.weight and more'):
         check_checkpoint(saved[0], nn.Linear(4, 8), whole=False)
+
+
+def test_a_checkpoint_that_the_model_adapts_fits(tmp_path):
+    path = tmp_path / 'saved.pth'
+    torch.save(dict(state_dict=nn.Sequential(WindowACmix(8, 2, window_size=7)).state_dict()), path)
+    check_checkpoint(str(path), nn.Sequential(WindowACmix(8, 2, window_size=4)))
+    check_checkpoint(str(path), nn.Sequential(WindowACmix(8, 2, rates=(1, 0), learn_rates=False)))
+    with pytest.raises(UserError, match='the model lacks .*relative_position_bias_table'):
+        check_checkpoint(str(path), nn.Sequential(nn.Linear(8, 8)))
+
+
+def test_an_empty_folder_is_told(tmp_path):
+    (tmp_path / 'images').mkdir()
+    dataset = dict(type='ADE20KDataset', data_root=str(tmp_path), data_prefix=dict(img_path='images'))
+    with pytest.raises(UserError, match='val_dataloader looks for images or maps in .*images and it is empty'):
+        check_data(Config(dict(val_dataloader=dict(dataset=dataset))), ['val_dataloader'])
+    (tmp_path / 'images' / '1.jpg').touch()
+    check_data(Config(dict(val_dataloader=dict(dataset=dataset))), ['val_dataloader'])

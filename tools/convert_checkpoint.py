@@ -49,12 +49,12 @@ def main(argv: list[str] | None = None) -> None:
         _save(dict(state_dict=converted, meta=dict(source=args.source)), Path(args.output))
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
-    print(
-        f'{args.output}: {len(converted)} of {len(original)} tensors of {args.input}, '
-        f'{sum(tensor.numel() for tensor in converted.values()):,} numbers'
-    )
-    if len(converted) < len(original):
+    numbers = sum(tensor.numel() for tensor in converted.values())
+    print(f'{args.output}: {len(converted)} tensors from {len(original)} of {args.input}, {numbers:,} numbers')
+    if any(name.removeprefix('module.').startswith(('head.', 'fc.')) for name in original):
         print('Left out: the classifier, which the backbone does not have.')
+    if args.source in ('pvt', 'swin'):
+        print("Added: ACmix's convolution path, at rate 0.")
     if args.source == 'resnet':
         _print_errors(errors)
 

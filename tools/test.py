@@ -5,6 +5,7 @@ python tools/test.py configs/maskrcnn_acmix.py work_dirs/maskrcnn_acmix/epoch_12
 """
 
 from argparse import ArgumentParser
+from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 
@@ -46,7 +47,7 @@ def _draw(cfg: Config, show: bool, folder: str | None, seconds: float, segmentat
     if segmentation:
         hook.interval = 1  # MMSegmentation's hook draws one image of fifty
         if folder:
-            cfg.visualizer.save_dir = folder
+            cfg.visualizer.save_dir = str(Path(cfg.work_dir) / folder)
     elif folder:
         hook.test_out_dir = folder
 
@@ -55,7 +56,7 @@ def _write_predictions(cfg: Config, out: str, segmentation: bool) -> None:
     evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
     if segmentation:
         for evaluator in evaluators:
-            evaluator.update(output_dir=out, keep_results=True)
+            evaluator.update(output_dir=out)
         return
     if not out.endswith(('.pkl', '.pickle')):
         raise UserError(f'--out takes a .pkl file for a detector, got {out}')

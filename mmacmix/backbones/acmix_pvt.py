@@ -11,9 +11,8 @@ from mmengine.model.weight_init import trunc_normal_
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..checkpoints import convert
 from ..layers import SpatialReductionACmix, pad_to_patch
-from .pretrained import check_convert_weights, check_pretrained, pretrained_state_dict
+from .pretrained import check_convert_weights, check_pretrained, load_converted, pretrained_state_dict
 from .stages import check_stages
 from .transformer import TransformerBlock
 
@@ -197,7 +196,7 @@ class ACmixPyramidVisionTransformer(BaseModule):
             ValueError: A checkpoint does not fit; the message names what is unknown or missing.
         """
         if self.convert_weights:
-            self.load_state_dict(convert(pretrained_state_dict(self), 'pvt'))
+            load_converted(self, pretrained_state_dict(self), 'pvt')
         else:
             check_pretrained(self)
             super().init_weights()

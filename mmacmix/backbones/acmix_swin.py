@@ -1,5 +1,6 @@
 """ACmix-Swin: the Swin Transformer with ACmix in its windows (arXiv 2111.14556, section 4.4)."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,9 +12,8 @@ from mmengine.model.weight_init import trunc_normal_
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..checkpoints import convert
 from ..layers import WindowACmix
-from .pretrained import check_convert_weights, check_pretrained, pretrained_state_dict
+from .pretrained import check_convert_weights, check_pretrained, load_converted, pretrained_state_dict
 from .stages import check_stages
 from .transformer import TransformerBlock
 
@@ -138,6 +138,10 @@ class ACmixSwinTransformer(BaseModule):
         stages = len(depths)
         check_stages(stages, out_indices, frozen_stages)
         check_convert_weights(convert_weights, init_cfg)
+        if patch_size < 1 or not 0 <= drop_path_rate < 1:
+            raise ValueError(
+                f'patch_size must be 1 or more and drop_path_rate 0 to 1, got {patch_size} and {drop_path_rate}'
+            )
         super().__init__(init_cfg or dict(type='TruncNormal', layer='Linear', std=0.02))
         self.convert_weights = convert_weights and init_cfg is not None
         self.out_indices, self.frozen_stages = tuple(out_indices), frozen_stages
@@ -229,7 +233,7 @@ class ACmixSwinTransformer(BaseModule):
         if self.convert_weights:
             saved = pretrained_state_dict(self)
             published = any(name.endswith('attn.rate1') for name in saved)
-            self.load_state_dict(convert(saved, 'acmix-swin' if published else 'swin'))
+            load_converted(self, saved, 'acmix-swin' if published else 'swin')
         else:
             check_pretrained(self)
             super().init_weights()
@@ -272,5 +276,15 @@ def _fit_to_arguments(module: ACmixSwinTransformer, state_dict: dict[str, Tensor
     name = f'{prefix}absolute_pos_embed'
     if name in state_dict and module.absolute_pos_embed is not None:
         size = module.absolute_pos_embed.shape[2:]
-        if state_dict[name].shape[2:] != size:
-            state_dict[name] = F.interpolate(state_dict[name], size=size, mode='bicubic')
+        embedding = state_dict[name]
+        if embedding.shape[2] == 1:  # as plain Swin keeps it
+            places = embedding.shape[3]
+            side = math.isqrt(places)
+            if places != size.numel() and places != side**2:
+                raise ValueError(
+                    f'absolute_pos_embed has {places} places, which is no square: pretrain_img_size must be as it was'
+                )
+            embedding = embedding.unflatten(3, size if places == size.numel() else (side, side))[:, :, 0]
+        if embedding.shape[2:] != size:
+            embedding = F.interpolate(embedding, size=size, mode='bicubic')
+        state_dict[name] = embedding

@@ -63,7 +63,8 @@ def convert_swin(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     if any(name.startswith('stages.') for name in state_dict):
         layout = _MMPRETRAIN if 'head.fc.weight' in state_dict else _OPENMMLAB
     elif any(name.startswith('layers.0.downsample') for name in state_dict):
-        layout = _ORIGINAL
+        # The original repository's detectors and segmentors, with a normalisation a stage, always shift.
+        layout = _ORIGINAL._replace(shift_single_window='norm0.weight' in state_dict)
     else:
         layout = _TIMM
     converted = _convert(state_dict, layout, 'swin', acmix=False)
@@ -108,8 +109,7 @@ def _convert(state_dict: dict[str, Tensor], layout: _Layout, source: str, acmix:
         elif layout.unfolded and name.startswith('downsamples.'):
             converted[name] = _unfolded_to_concatenated(tensor)
         elif name == 'absolute_pos_embed':
-            side = round(tensor.shape[1] ** 0.5)
-            converted[name] = tensor.mT.unflatten(2, (side, -1))
+            converted[name] = tensor.mT[:, :, None]  # one row of places: the network knows their rows and columns
     return converted | single
 
 

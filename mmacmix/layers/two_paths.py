@@ -21,8 +21,9 @@ class TwoPaths(BaseModule):
 
     Args:
         rates: What the rates of attention and convolution are, or start from. Default: ``(0.5, 0.5)``.
-        learn_rates: Learn the rates. Those that are not learned are buffers, and a path of rate 0 that is not learned
-            is left out: ``(1, 0)`` is attention alone, ``(0, 1)`` convolution alone. Default: True.
+        learn_rates: Learn the rates. Those that are not learned are no part of the state dict, and a path of rate 0
+            that is not learned is left out: ``(1, 0)`` is attention alone, ``(0, 1)`` convolution alone. A checkpoint
+            with more than that still fits. Default: True.
         init_cfg: MMEngine initialisation. Default: None.
 
     Raises:
@@ -38,15 +39,26 @@ class TwoPaths(BaseModule):
         self, rates: Sequence[float] = (0.5, 0.5), learn_rates: bool = True, init_cfg: dict | None = None
     ) -> None:
         super().__init__(init_cfg)
-        if len(rates) != 2 or not (learn_rates or any(rates)):
-            raise ValueError(f'rates must be those of attention and convolution, not both fixed at 0, got {rates}')
+        if not isinstance(rates, Sequence) or len(rates) != 2:
+            raise ValueError(f'rates must be two, those of attention and convolution, got {rates!r}')
+        if not (learn_rates or any(rates)):
+            raise ValueError(f'rates that are fixed must not both be 0, got {rates}')
+        self.learn_rates = learn_rates
         self.has_attention, self.has_convolution = (learn_rates or rate != 0 for rate in rates)
         for name, rate in zip(('attention_rate', 'conv_rate'), rates, strict=True):
             value = torch.full((1,), float(rate))
             if learn_rates:
                 self.register_parameter(name, nn.Parameter(value))
             else:
-                self.register_buffer(name, value)
+                self.register_buffer(name, value, persistent=False)
+        self.register_load_state_dict_pre_hook(_leave_out)
+
+    def part_of(self, name: str) -> str:
+        """``'projections'``, ``'attention'`` or ``'convolution'``: what an entry of the state dict belongs to."""
+        top = name.split('.')[0]
+        if top in self.projections:
+            return 'projections'
+        return 'convolution' if top in ('shift_conv', 'conv_rate') else 'attention'
 
     def multiply_adds(self, shape: Sequence[int]) -> MultiplyAdds:
         """Multiplications with an addition that the operator asks for, whichever way a backend goes about it.
@@ -58,3 +70,15 @@ class TwoPaths(BaseModule):
             shape: Shape of the input.
         """
         raise NotImplementedError
+
+
+def _leave_out(layer: TwoPaths, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
+    """A checkpoint of the whole operator fits one with fixed rates, or with a path left out."""
+    if layer.learn_rates:
+        return
+    absent = {part for part in ('attention', 'convolution') if not getattr(layer, f'has_{part}')}
+    own = layer.state_dict()
+    for key in [key for key in state_dict if key.startswith(prefix)]:
+        name = key.removeprefix(prefix)
+        if name in ('attention_rate', 'conv_rate') or (name not in own and layer.part_of(name) in absent):
+            del state_dict[key]

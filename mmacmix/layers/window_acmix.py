@@ -21,9 +21,9 @@ class WindowACmix(TwoPaths):
     ``conv_on_rolled=False`` the convolution sees the map as it is, zeros around it: the two differ on the pixels
     beside the seam and beside the borders, and nowhere else.
 
-    The original Swin and the published ACmix-Swin do not shift a map that is a single window, MMDetection and
-    MMSegmentation do. The attribute ``shift_single_window`` (False at first) says which; it is part of the state
-    dict, so that converted weights give the network that they come from.
+    The classifiers of the original Swin and the published ACmix-Swin do not shift a map of which a side is no longer
+    than a window, MMDetection and MMSegmentation do. The attribute ``shift_single_window`` (False at first) says which;
+    it is part of the state dict, so that converted weights give the network that they come from.
 
     Args:
         channels: Channels of the input and the output, a multiple of ``num_heads``.
@@ -61,8 +61,9 @@ class WindowACmix(TwoPaths):
         shift_form: str = 'group',
     ) -> None:
         super().__init__(rates, learn_rates)
-        if window_size < 1:
-            raise ValueError(f'window_size must be 1 or more, got {window_size}')
+        for name, number in (('window_size', window_size), ('num_heads', num_heads), ('channels', channels)):
+            if not isinstance(number, int) or number < 1:
+                raise ValueError(f'{name} must be a positive integer, got {number!r}')
         if channels % num_heads:
             raise ValueError(f'channels must be a multiple of num_heads, got {channels} and {num_heads}')
         if not 0 <= shift < window_size:
@@ -96,12 +97,13 @@ class WindowACmix(TwoPaths):
         bottom, right = (-side % self.window_size for side in (height, width))
         shift = self.shift if self.shift_single_window or min(height, width) > self.window_size else 0
         rolled = _roll(F.pad(x, (0, 0, 0, right, 0, bottom)), -shift)
-        out = torch.zeros_like(rolled)
+        out = 0
         if self.has_attention:
             out = self.attention_rate * self.proj(self._attention(rolled, shift))
         if self.has_convolution and self.conv_on_rolled:
             out = out + self.conv_rate * self._convolution(rolled)
-        out = _roll(out, shift)[:, :height, :width]
+        if self.has_attention or self.conv_on_rolled:
+            out = _roll(out, shift)[:, :height, :width]
         if self.has_convolution and not self.conv_on_rolled:
             out = out + self.conv_rate * self._convolution(x)
         return self.drop(out)
@@ -123,9 +125,11 @@ class WindowACmix(TwoPaths):
         batch, height, width, channels = x.shape
         side = self.window_size
         rows, columns = height // side, width // side
-        qkv = self.qkv(x).view(batch, rows, side, columns, side, 3, self.num_heads, channels // self.num_heads)
+        heads, head_dim = self.num_heads, channels // self.num_heads
+        qkv = self.qkv(x).view(batch, rows, side, columns, side, 3, heads, head_dim)
         # Windows and heads are one axis, so that one mask serves all images.
-        query, key, value = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(3, batch, -1, side**2, qkv.shape[-1])
+        shape = (3, batch, rows * columns * heads, side**2, head_dim)
+        query, key, value = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(shape)
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
         if shift:
             # The roll's seam runs through the last row and the last column of windows.
@@ -142,7 +146,7 @@ class WindowACmix(TwoPaths):
             dropout_p=self.attn_drop_rate if self.training else 0.0,
             scale=self.scale,
         )
-        out = out.view(batch, rows, columns, self.num_heads, side, side, -1)
+        out = out.view(batch, rows, columns, heads, side, side, head_dim)
         return out.permute(0, 1, 4, 2, 5, 3, 6).reshape(x.shape)
 
     def _convolution(self, x: Tensor) -> Tensor:

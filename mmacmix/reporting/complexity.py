@@ -68,8 +68,5 @@ def _part_of(parameter: str, layers: dict[str, TwoPaths]) -> str:
     while prefix:
         prefix = prefix.rpartition('.')[0]
         if prefix in layers:
-            inside = parameter.removeprefix(f'{prefix}.').split('.')[0]
-            if inside in layers[prefix].projections:
-                return 'projections'
-            return 'convolution' if inside in ('shift_conv', 'conv_rate') else 'attention'
+            return layers[prefix].part_of(parameter.removeprefix(f'{prefix}.'))
     return 'rest'

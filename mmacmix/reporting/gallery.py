@@ -94,7 +94,8 @@ def _resize(instances: InstanceData, factor: float, size: Sequence[int]) -> Inst
 
 def _resize_masks(masks: Tensor, size: Sequence[int]) -> Tensor:
     """``(N, H, W)``, N may be 0."""
-    return F.interpolate(masks[:, None].to('cpu', torch.uint8), size=tuple(size), mode='nearest')[:, 0]
+    resized = F.interpolate(masks[:, None].to('cpu', torch.float32), size=tuple(size), mode='nearest')
+    return resized[:, 0].to(masks.dtype)
 
 
 def _join(images: list[np.ndarray], axis: int, gap: int) -> np.ndarray:

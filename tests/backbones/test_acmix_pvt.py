@@ -104,7 +104,7 @@ def test_convert_weights_loads_an_unconverted_file(tmp_path, host):
     network = ACmixPyramidVisionTransformer('tiny', convert_weights=True, init_cfg=init_cfg)
     network.init_weights()
     for name, tensor in convert(host.state_dict(), 'pvt').items():
-        assert torch.equal(network.state_dict()[name], tensor), name
+        assert '.shift_conv.' in name or torch.equal(network.state_dict()[name], tensor), name
 
 
 def test_is_registered_under_its_name():

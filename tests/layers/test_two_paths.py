@@ -27,17 +27,24 @@ def set_rates(layer, attention, convolution):
 def test_fixed_rates_weigh_the_paths_and_one_of_rate_0_is_left_out(layer_and_input, rates):
     build, x = layer_and_input
     whole, fixed = build(), build(rates=rates, learn_rates=False)
-    fixed.load_state_dict(whole.state_dict(), strict=False)
+    fixed.load_state_dict(whole.state_dict())
     set_rates(whole, *rates)
-    set_rates(fixed, *rates)
     torch.testing.assert_close(fixed(x), whole(x))
     assert not {'attention_rate', 'conv_rate'} & {name for name, _ in fixed.named_parameters()}
     has_convolution = any(name.startswith('shift_conv') for name, _ in fixed.named_parameters())
     assert has_convolution == (rates[1] != 0)
     fixed(x).sum().backward()
     assert all(parameter.grad is not None for parameter in fixed.parameters() if parameter.requires_grad)
-    missing = set(whole.state_dict()) - set(fixed.state_dict())
-    assert bool(missing) == (0 in rates)
+    assert not {'attention_rate', 'conv_rate'} & fixed.state_dict().keys()
+    left_out = set(whole.state_dict()) - set(fixed.state_dict()) - {'attention_rate', 'conv_rate'}
+    assert bool(left_out) == (0 in rates)
+
+
+def test_a_checkpoint_with_something_else_does_not_fit_a_path_alone(layer_and_input):
+    build, _ = layer_and_input
+    state_dict = {**build().state_dict(), 'surprise': torch.zeros(1)}
+    with pytest.raises(RuntimeError, match='surprise'):
+        build(rates=(1.0, 0.0), learn_rates=False).load_state_dict(state_dict)
 
 
 def test_learned_rates_start_where_they_are_told(layer_and_input):
@@ -71,8 +78,9 @@ def test_a_depthwise_kernel_serves_all_heads():
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        (dict(rates=(0, 0), learn_rates=False), r'not both fixed at 0, got \(0, 0\)'),
+        (dict(rates=(0, 0), learn_rates=False), r'fixed must not both be 0, got \(0, 0\)'),
         (dict(rates=(1, 0, 0)), r'those of attention and convolution.* got \(1, 0, 0\)'),
+        (dict(rates=0.5), 'those of attention and convolution.* got 0.5'),
         (dict(shift_form='roll'), "shift_form must be 'group', 'depthwise' or 'frozen', got 'roll'"),
     ],
 )

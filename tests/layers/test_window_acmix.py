@@ -153,7 +153,7 @@ def test_half_precision(dtype):
     [
         (dict(channels=6, num_heads=4), 'channels must be a multiple of num_heads, got 6 and 4'),
         (dict(channels=6, num_heads=2, shift=7), 'shift must be 0 to window_size - 1, got 7 and window_size 7'),
-        (dict(channels=6, num_heads=2, window_size=0), 'window_size must be 1 or more, got 0'),
+        (dict(channels=6, num_heads=2, window_size=0), 'window_size must be a positive integer, got 0'),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

@@ -80,3 +80,15 @@ def test_images_that_are_none_are_told(tmp_path, capsys):
     assert 'broken.png cannot be read as an image' in complaint('convert_checkpoint.py', command, capsys)
     assert '--images refines' in complaint('convert_checkpoint.py', ['swin', *command[1:]], capsys)
     assert not (tmp_path / 'out.pth').exists()
+
+
+def test_what_is_left_out_and_added_is_told(tmp_path, capsys):
+    plain = {
+        name: tensor
+        for name, tensor in golden.load('swin_tiny').state_dict.items()
+        if not any(part in name for part in ('rate1', 'rate2', '.fc.', 'dep_conv'))
+    }
+    torch.save(plain, tmp_path / 'in.pth')
+    load('convert_checkpoint.py').main(['swin', str(tmp_path / 'in.pth'), str(tmp_path / 'out.pth')])
+    printed = capsys.readouterr().out
+    assert 'Left out: the classifier' in printed and "Added: ACmix's convolution path, at rate 0." in printed

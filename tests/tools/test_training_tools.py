@@ -190,7 +190,7 @@ def test_a_segmentor_is_trained_and_tested(place):
     maps = sorted((place / 'maps').glob('*.png'))
     assert [path.name for path in maps] == [path.name for path in maps_of_truth]
     assert np.array(Image.open(maps[0])).shape == (128, 128)
-    assert len(list((place / 'shown').rglob('*.png'))) == 3
+    assert len(list((run / 'shown').rglob('*.png'))) == 3
 
 
 @pytest.mark.parametrize('tool, arguments, message', [
