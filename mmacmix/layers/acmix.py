@@ -132,7 +132,7 @@ class ACmix(TwoPaths):
         )
         # The logits are query_i . (key_j + position_i - position_j); position_i is the same for all j of a window
         # and the softmax cancels it (the bias of the position convolution goes the same way).
-        key = key - self.position(_coordinates(x))[:, None]
+        key = key - self.position(coordinates(x))[:, None]
         out = neighborhood_attention(
             query, key, value, self.attention_kernel_size, self.stride[0], self.dilation[0], self.backend
         )
@@ -170,7 +170,7 @@ class ACmix(TwoPaths):
         )
 
 
-def _coordinates(x: Tensor) -> Tensor:
+def coordinates(x: Tensor) -> Tensor:
     """A map of each pixel's place, -1 to 1 from border to border: ``(1, 2, H, W)``, x first."""
     height, width = x.shape[2:]
     ys, xs = (torch.linspace(-1, 1, side, dtype=x.dtype, device=x.device) for side in (height, width))

@@ -1,0 +1,3 @@
+from .fuse import fuse
+
+__all__ = ['fuse']

@@ -1,0 +1,164 @@
+"""ACmix for inference."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..layers import ACmix
+from ..layers.acmix import coordinates
+from ..ops import feature_projection, neighborhood_attention
+
+# Up to so many input channels a plain convolution, with its 9 * in_channels multiply-adds an output, is faster than
+# the factors it is made of, with their 2.25 * in_channels + 81.
+_DENSE = 128
+
+
+class FusedACmix(nn.Module):
+    """An ACmix layer, and the batch normalisation behind it, with all that is linear merged.
+
+    Args:
+        layer: The layer.
+        norm: The normalisation, or None. Default: None.
+    """
+
+    def __init__(self, layer: ACmix, norm: _BatchNorm | None = None) -> None:
+        super().__init__()
+        self.num_heads, self.stride, self.dilation = layer.num_heads, layer.stride[0], layer.dilation[0]
+        self.attention_kernel_size, self.backend = layer.attention_kernel_size, layer.backend
+        scale, shift = _scale_and_shift(layer, norm)
+        self.attention_projections = self.convolution = None
+        if layer.has_attention:
+            # The weights of a window add up to 1, so a factor of the values is one of the output.
+            factor = scale * layer.attention_rate
+            self.position = layer.position
+            projections = [_weight_and_bias(each) for each in (layer.query, layer.key, layer.value)]
+            projections[2] = tuple(each * factor.view(-1, *[1] * (each.dim() - 1)) for each in projections[2])
+            # A strided layer has fewer queries than keys, any other one projection for all three.
+            groups = [projections[:1], projections[1:]] if self.stride > 1 else [projections]
+            self.attention_projections = nn.ModuleList(
+                _conv(
+                    *(torch.cat(parts) for parts in zip(*group, strict=True)),
+                    stride=self.stride if len(group) == 1 else 1,
+                )
+                for group in groups
+            )
+        if layer.has_convolution:
+            kind = _Dense if layer.in_channels <= _DENSE else _Factored
+            self.convolution = kind(layer, scale * layer.conv_rate, shift)
+        self.shift = None if layer.has_convolution else nn.Parameter(shift.view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As :class:`mmacmix.layers.ACmix`."""
+        memory_format = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+        x = x.contiguous(memory_format=torch.channels_last)
+        out = self.shift if self.convolution is None else self.convolution(x)
+        if self.attention_projections is not None:
+            out = out + self._attention(x)
+        return out.contiguous(memory_format=memory_format)
+
+    def _attention(self, x: Tensor) -> Tensor:
+        projected = [projection(x) for projection in self.attention_projections]
+        if len(projected) == 1:
+            query, key, value = projected[0].chunk(3, 1)
+        else:
+            query, (key, value) = projected[0], projected[1].chunk(2, 1)
+        query, key, value = (each.unflatten(1, (self.num_heads, -1)) for each in (query, key, value))
+        key = key - self.position(coordinates(x))[:, None]
+        out = neighborhood_attention(
+            query, key, value, self.attention_kernel_size, self.stride, self.dilation, self.backend
+        )
+        return out.flatten(1, 2)
+
+
+class _Factored(nn.Module):
+    """The convolution path as a convolution to the features and a group convolution."""
+
+    def __init__(self, layer: ACmix, factor: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        path = layer.shift_conv
+        weight, bias = feature_projection(*layer.joined_projections(), path.mixing, path.mixing_bias)
+        self.features = _conv(weight[..., None, None], bias)
+        kernels = path.weight.repeat_interleave(path.sharing_heads, 0) * factor.view(-1, 1, 1, 1)
+        self.shifts = _conv(
+            kernels, shift, layer.stride[0], layer.padding[0], layer.dilation[0], len(kernels) // path.num_heads
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shifts(self.features(x))
+
+
+class _Dense(nn.Module):
+    """The convolution path as one convolution.
+
+    The features' bias is zero outside the map, the plain convolution's is the same everywhere: outputs whose window
+    reaches over the border get the difference.
+    """
+
+    def __init__(self, layer: ACmix, factor: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        path = layer.shift_conv
+        weight, bias = feature_projection(*layer.joined_projections(), path.mixing, path.mixing_bias)
+        head_dim = len(weight) // path.mixing.shape[0]
+        kernels = path.weight.repeat_interleave(path.sharing_heads, 0) * factor.view(-1, 1, 1, 1)
+        kernels = kernels.unflatten(0, (head_dim, path.num_heads))
+        dense = torch.einsum('dhtyx,dtc->dhcyx', kernels, weight.unflatten(0, (head_dim, -1))).flatten(0, 1)
+        taps = torch.einsum('dhtyx,dt->dhyx', kernels, bias.unflatten(0, (head_dim, -1))).flatten(0, 1)
+        self.conv = _conv(dense, shift + taps.sum((1, 2)), layer.stride[0], layer.padding[0], layer.dilation[0])
+        self.taps = nn.Parameter(taps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv(x)
+        inside_y, inside_x = (self._inside(side, x) for side in x.shape[2:])
+        partial_y, partial_x = (~inside.all(1) for inside in (inside_y, inside_x))
+        for rows, columns in ((partial_y, torch.ones_like(partial_x)), (~partial_y, partial_x)):
+            if rows.any() and columns.any():
+                rows, columns = rows.nonzero()[:, 0], columns.nonzero()[:, 0]
+                seen = torch.einsum(
+                    'ky,lx,okl->oyx',
+                    *(
+                        each.index_select(0, places).T.to(x.dtype)
+                        for each, places in ((inside_y, rows), (inside_x, columns))
+                    ),
+                    self.taps,
+                )
+                out[:, :, rows[:, None], columns] += seen - self.taps.sum((1, 2))[:, None, None]
+        return out
+
+    def _inside(self, side: int, x: Tensor) -> Tensor:
+        """``(outputs, k)``: whether a tap of an output's window lies on the map."""
+        stride, dilation, padding, taps = (
+            self.conv.stride[0],
+            self.conv.dilation[0],
+            self.conv.padding[0],
+            self.conv.kernel_size[0],
+        )
+        outputs = torch.arange(-(-side // stride), device=x.device) * stride - padding
+        places = outputs[:, None] + torch.arange(taps, device=x.device) * dilation
+        return (places >= 0) & (places < side)
+
+
+def _scale_and_shift(layer: ACmix, norm: _BatchNorm | None) -> tuple[Tensor, Tensor]:
+    """What the layer's bias and the normalisation make of the sum of both paths: a factor and a summand a channel."""
+    shift = torch.zeros(layer.out_channels) if layer.bias is None else layer.bias.detach()
+    scale = torch.ones_like(shift)
+    if norm is not None:
+        scale = (norm.running_var + norm.eps).rsqrt()
+        scale = scale if norm.weight is None else scale * norm.weight
+        shift = (shift - norm.running_mean) * scale + (0 if norm.bias is None else norm.bias)
+    like = layer.query.weight
+    return scale.detach().to(like), shift.detach().to(like)
+
+
+def _weight_and_bias(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    return conv.weight.detach(), conv.bias.detach()
+
+
+def _conv(
+    weight: Tensor, bias: Tensor, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1
+) -> nn.Conv2d:
+    """A convolution of these weights."""
+    conv = nn.Conv2d(
+        weight.shape[1] * groups, len(weight), weight.shape[2], stride, padding, dilation, groups, device='meta'
+    )
+    conv.weight, conv.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+    return conv
