@@ -142,6 +142,7 @@ class Installer:
             others + pins('build') + pins('dev'),
             self.install_without_libgl,
             self.install_torchvision,
+            self.install_triton,
             self.install_mmacmix,
         )
         self.check()
@@ -152,7 +153,7 @@ class Installer:
     def fingerprint(self):
         """Changes when anything that decides what is installed changes."""
         digest = hashlib.sha256((ROOT + self.lane).encode())
-        for name in ('build', 'torch', 'dev', self.lane):
+        for name in ('build', 'torch', 'triton', 'dev', self.lane):
             digest.update('\n'.join(pins(name)).encode())
         with open(os.path.join(ROOT, 'setup.py'), 'rb') as source:
             digest.update(source.read())
@@ -294,6 +295,11 @@ class Installer:
         if found == 'None':
             wanted = 'torchvision==0.{}.*'.format(int(minor) + 15)  # torch 2.6 goes with 0.21
             self.pip(['--no-deps', '--upgrade', '--target', os.path.join(self.venv, 'torchvision'), wanted])
+
+    def install_triton(self):
+        """GPU builds of torch bring it; beside others its interpreter runs our kernels on a CPU, for the tests."""
+        if output_or_none([self.python, '-c', 'import triton; print(1)']) != '1':
+            self.pip(['--no-deps', *pins('triton')])
 
     def install_mmacmix(self):
         self.pip(['--no-deps', '--no-build-isolation', '--editable', ROOT])

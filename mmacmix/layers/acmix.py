@@ -6,7 +6,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..ops import available_backends, check_window, neighborhood_attention
+from ..ops import BACKENDS, check_window, neighborhood_attention
 from .shift_conv import ShiftConv
 from .two_paths import MultiplyAdds, TwoPaths
 
@@ -85,8 +85,8 @@ class ACmix(TwoPaths):
                 raise ValueError(f'{name} must be a positive integer, got {number!r}')
         if out_channels % num_heads:
             raise ValueError(f'out_channels must be a multiple of num_heads, got {out_channels} and {num_heads}')
-        if backend not in ('auto', *available_backends()):
-            raise ValueError(f"backend must be 'auto' or one of {available_backends()}, got {backend!r}")
+        if backend not in ('auto', *BACKENDS):
+            raise ValueError(f"backend must be 'auto' or one of {tuple(BACKENDS)}, got {backend!r}")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride, self.dilation = (kernel_size,) * 2, (stride,) * 2, (dilation,) * 2
         self.padding = (same, same)

@@ -1,8 +1,9 @@
 from .aggregation import aggregate, windows
-from .neighborhood_attention import available_backends, check_window, neighborhood_attention
+from .neighborhood_attention import BACKENDS, available_backends, check_window, neighborhood_attention
 from .shift_conv import feature_projection, mix, shift_conv, shift_kernels
 
 __all__ = [
+    'BACKENDS',
     'aggregate',
     'available_backends',
     'check_window',

@@ -1,26 +1,24 @@
 """The public function of the attention path and its choice of backend."""
 
-from collections.abc import Callable
+import importlib
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-from . import blocked, reference
-
-_BACKENDS: dict[str, Callable] = {
-    'blocked': blocked.neighborhood_attention,
-    'reference': reference.neighborhood_attention,
-}
+#: Backend to the module that it lives in, the one that 'auto' stands for first. The Triton kernels have only run in
+#: Triton's interpreter so far, so on a GPU they are not 'auto' yet.
+BACKENDS = {'blocked': '.blocked', 'triton': '.triton_kernels', 'reference': '.reference'}
 
 
 def available_backends(device: str | torch.device = 'cpu') -> tuple[str, ...]:
-    """Names of the backends that run on a device, fastest first.
+    """Names of the backends that run on a device, the one that ``'auto'`` stands for first.
 
     Args:
         device: A torch device or its name. Default: ``'cpu'``.
     """
-    torch.device(device)  # an unknown name is an error here, not later
-    return tuple(_BACKENDS)
+    has_triton = torch.device(device).type == 'cuda' and find_spec('triton') is not None
+    return tuple(name for name in BACKENDS if name != 'triton' or has_triton)
 
 
 def neighborhood_attention(
@@ -47,8 +45,8 @@ def neighborhood_attention(
         kernel_size: Side of the window, odd. Default: 7.
         stride: Step between queries in pixels. Default: 1.
         dilation: Step between the keys of a window in pixels. Default: 1.
-        backend: ``'reference'``, ``'blocked'``, or ``'auto'`` for the fastest one on the query's device.
-            Default: ``'auto'``.
+        backend: ``'reference'``, ``'blocked'``, ``'triton'`` (on GPUs, in float32 or narrower), or ``'auto'``,
+            ``'blocked'`` on all devices so far. Default: ``'auto'``.
 
     Returns:
         A tensor of the query's shape and dtype.
@@ -59,12 +57,16 @@ def neighborhood_attention(
     """
     _check(query, key, value, kernel_size, stride, dilation)
     names = available_backends(query.device)
+    if query.dtype == torch.float64:  # the kernels accumulate in float32
+        names = tuple(name for name in names if name != 'triton')
     if backend != 'auto' and backend not in names:
-        raise ValueError(f"backend must be 'auto' or one of {names} on {query.device}, got {backend!r}")
+        raise ValueError(
+            f"backend must be 'auto' or one of {names} on {query.device} in {query.dtype}, got {backend!r}"
+        )
     if not query.shape[0]:  # as a convolution of no images: no output, still in the graph
         return query + key.sum() + value.sum()
-    attend = _BACKENDS[names[0] if backend == 'auto' else backend]
-    return attend(query, key, value, kernel_size, stride, dilation)
+    module = importlib.import_module(BACKENDS[names[0] if backend == 'auto' else backend], __package__)
+    return module.neighborhood_attention(query, key, value, kernel_size, stride, dilation)
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, kernel_size: int, stride: int, dilation: int) -> None:
