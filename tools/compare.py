@@ -4,6 +4,7 @@
 python tools/compare.py configs/ablation/*.py --work-dir work_dirs/ablation
 """
 
+import hashlib
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ from mmengine.config import Config
 
 from mmacmix.reporting.comparison import Run, draw_comparison, read_run, table
 from mmacmix.reporting.complexity import Part, complexity
-from mmacmix.running import UserError, build_model, run
+from mmacmix.running import UserError, add_config_arguments, build_model, load_config, run
 
 TRAIN = Path(__file__).with_name('train.py')
 
@@ -34,12 +35,9 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if min(args.seeds, args.jobs) < 1:
         parser.error('--seeds and --jobs start at 1')
-    configs = {Path(config).stem: Path(config) for config in args.configs}
+    configs = {Path(config).stem: load(config, args.cfg_options) for config in args.configs}
     if len(configs) < len(args.configs):
         raise UserError('two of the configs have the same file name, which is their name in the table')
-    for config in configs.values():
-        if not config.is_file():
-            raise UserError(f'there is no config at {config}')
     work_dir = Path(args.work_dir)
     folders = {name: [work_dir / name / f'seed{seed}' for seed in range(args.seeds)] for name in configs}
     train_all([(configs[name], folder) for name in configs for folder in folders[name]], args.jobs, args.cfg_options)
@@ -50,9 +48,30 @@ def main(argv: list[str] | None = None) -> None:
     report(runs, configs, folders, args.metric, work_dir)
 
 
-def train_all(jobs: list[tuple[Path, Path]], at_a_time: int, options: list[str]) -> None:
+def load(config: str, options: list[str]) -> Config:
+    """A config with its overrides."""
+    parser = ArgumentParser()
+    add_config_arguments(parser)
+    return load_config(parser.parse_args([config, *(['--cfg-options', *options] if options else [])]))
+
+
+def fingerprint(cfg: Config) -> str:
+    return hashlib.sha256(cfg.pretty_text.encode()).hexdigest()
+
+
+def is_finished(cfg: Config, folder: Path) -> bool:
+    """Whether a run of this config ended here."""
+    cost = folder / 'cost.json'
+    if not cost.is_file():
+        return False
+    if json.loads(cost.read_text())['config'] != fingerprint(cfg):
+        raise UserError(f'{folder} holds a run of another config or with other options: give another --work-dir')
+    return True
+
+
+def train_all(jobs: list[tuple[Config, Path]], at_a_time: int, options: list[str]) -> None:
     """Train each config in its folder, unless a finished run is there already."""
-    waiting = [job for job in jobs if not (job[1] / 'cost.json').is_file()]
+    waiting = [job for job in jobs if not is_finished(*job)]
     if len(waiting) < len(jobs):
         print(f'{len(jobs) - len(waiting)} of {len(jobs)} runs are finished already')
     threads = str(max(1, len(os.sched_getaffinity(0)) // at_a_time))
@@ -69,12 +88,12 @@ def train_all(jobs: list[tuple[Path, Path]], at_a_time: int, options: list[str])
             raise
 
 
-def train(config: Path, folder: Path, threads: str, options: list[str]) -> Path:
+def train(cfg: Config, folder: Path, threads: str, options: list[str]) -> Path:
     """One run in a process of its own, and what it cost."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / 'train.log'
     seed = folder.name.removeprefix('seed')
-    command = [sys.executable, TRAIN, config, '--work-dir', folder]
+    command = [sys.executable, TRAIN, cfg.filename, '--work-dir', folder]
     command += ['--cfg-options', f'randomness.seed={seed}', *options]
     with log.open('w') as output:
         process = subprocess.Popen(
@@ -83,23 +102,27 @@ def train(config: Path, folder: Path, threads: str, options: list[str]) -> Path:
         _, status, usage = os.wait4(process.pid, 0)
     if status:
         last = log.read_text().strip().splitlines()[-1:]
-        raise UserError(f'training {config} with seed {seed} failed, {log} says: {"".join(last)}')
-    (folder / 'cost.json').write_text(json.dumps(dict(peak_memory=usage.ru_maxrss * 1024)))
+        raise UserError(f'training {cfg.filename} with seed {seed} failed, {log} says: {"".join(last)}')
+    (folder / 'cost.json').write_text(json.dumps(dict(config=fingerprint(cfg), peak_memory=usage.ru_maxrss * 1024)))
     return folder
 
 
 def report(
-    runs: dict[str, list[Run]], configs: dict[str, Path], folders: dict[str, list[Path]], metric: str, work_dir: Path
+    runs: dict[str, list[Run]], configs: dict[str, Config], folders: dict[str, list[Path]], metric: str, work_dir: Path
 ) -> None:
     """Write the table and the chart."""
-    sizes = {name: backbone_size(config) for name, config in configs.items()}
+    sizes = {name: backbone_size(cfg) for name, cfg in configs.items()}
+    # Of the GPU if there was one, else of the process.
     memory = {
-        name: max(json.loads((folder / 'cost.json').read_text())['peak_memory'] for folder in each)
+        name: max(
+            run.gpu_memory or json.loads((folder / 'cost.json').read_text())['peak_memory']
+            for run, folder in zip(runs[name], each, strict=True)
+        )
         for name, each in folders.items()
     }
     columns = {
         'parameters of the backbone (M)': {name: f'{size.parameters / 1e6:.2f}' for name, size in sizes.items()},
-        'multiply-adds (G)': {name: f'{size.multiply_adds / 1e9:.3f}' for name, size in sizes.items()},
+        'multiply-adds at 128x128 (G)': {name: f'{size.multiply_adds / 1e9:.3f}' for name, size in sizes.items()},
         'peak memory (GiB)': {name: f'{number / 2**30:.2f}' for name, number in memory.items()},
     }
     text = table(runs, metric, columns)
@@ -109,11 +132,10 @@ def report(
     print(f'{work_dir / "table.md"} holds the table, {work_dir / "chart.png"} the chart.')
 
 
-def backbone_size(config: Path) -> Part:
+def backbone_size(cfg: Config) -> Part:
     """Of the backbone alone, for one image of 128 x 128 pixels: the generated images' size."""
-    cfg = Config.fromfile(config)
-    cfg.model.backbone.init_cfg = None
-    backbone = build_model(cfg).backbone.eval()
+    backbone = build_model(cfg).backbone
+    backbone.eval()
     return sum(complexity(backbone, lambda: backbone(torch.zeros(1, 3, 128, 128))).values(), start=Part(0, 0))
 
 

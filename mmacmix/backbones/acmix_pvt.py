@@ -158,7 +158,7 @@ class ACmixPyramidVisionTransformer(BaseModule):
             )
             in_channels = channels
         self.norm = build_norm_layer(norm_cfg, channels)[1] if final_norm else nn.Identity()
-        self.register_load_state_dict_pre_hook(_resize_positions)
+        self.register_load_state_dict_pre_hook(_fit_to_arguments)
         self._freeze()
 
     def _arch(self, arch: str | dict) -> tuple[Sequence[int], ...]:
@@ -217,8 +217,18 @@ class ACmixPyramidVisionTransformer(BaseModule):
             module.eval().requires_grad_(False)
 
 
-def _resize_positions(module: ACmixPyramidVisionTransformer, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
-    """A checkpoint for images of another size fits: its position embeddings are interpolated."""
+def _fit_to_arguments(module: ACmixPyramidVisionTransformer, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
+    """What of a checkpoint depends on arguments, not on the network.
+
+    The normalisation behind the last stage, which is a classifier's, is left out or starts as it is. Position embeddings
+    for images of another size are interpolated.
+    """
+    for leaf in ('weight', 'bias'):
+        name = f'{prefix}norm.{leaf}'
+        if isinstance(module.norm, nn.Identity):
+            state_dict.pop(name, None)
+        elif name not in state_dict:
+            state_dict[name] = getattr(module.norm, leaf).detach()
     for stage, patch_embed in enumerate(module.patch_embeds):
         name, size = f'{prefix}patch_embeds.{stage}.position', patch_embed.position.shape[2:]
         if name in state_dict and state_dict[name].shape[2:] != size:

@@ -1,5 +1,6 @@
 """Plain Pyramid Vision Transformers, in the layouts that people have."""
 
+import math
 import re
 
 from torch import Tensor
@@ -22,9 +23,13 @@ def convert_pvt(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     converted = {}
     for name, tensor in rename(state_dict, names, 'pvt', optional).items():
         if name.endswith('.position'):
-            side = int(tensor.shape[1] ** 0.5)
+            side = math.isqrt(tensor.shape[1])
+            if tensor.shape[1] - side**2 not in (0, 1):
+                raise ValueError(
+                    f"not a checkpoint of 'pvt': {name} is of {tensor.shape[1]} places, which is no square"
+                )
             # The original's last stage has the classifier's token in front.
-            converted[name] = tensor[:, -side * side :].mT.unflatten(2, (side, side))
+            converted[name] = tensor[:, -(side**2) :].mT.unflatten(2, (side, side))
         elif '.in_projection.' in name:
             channels = tensor.shape[0] // 3
             converted[name.replace('in_projection', 'query')] = tensor[:channels]
@@ -33,6 +38,8 @@ def convert_pvt(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
             converted[name] = tensor.flatten(1) if name.endswith('weight') else tensor  # 1x1 convolutions or linear
         else:
             converted[name] = tensor
+    if 'patch_embeds.0.projection.weight' not in converted:
+        raise ValueError("not a checkpoint of 'pvt': no stage inside")
     # All heads are as wide as the first stage, which has one.
     head_dim = len(converted['patch_embeds.0.projection.weight'])
     biases = {name: len(tensor) for name, tensor in converted.items() if name.endswith('.attn.proj.bias')}
@@ -43,7 +50,7 @@ def convert_pvt(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _original(state_dict: dict[str, Tensor]) -> tuple[dict[str, str], list[str]]:
     """Names of the original repository's classifier, and those of them that may be missing. Stages count from 1."""
-    names = leaves([('norm', ''), ('head', '')]) | {'cls_token': ''}
+    names = leaves([('norm', 'norm'), ('head', '')]) | {'cls_token': ''}
     optional = [*names]
     for stage, block in _numbers(state_dict, r'block(\d+)\.(\d+)\.'):
         theirs, ours = f'block{stage}.{block}.', f'stages.{stage - 1}.{block}.'

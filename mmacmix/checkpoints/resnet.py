@@ -25,29 +25,48 @@ CLASSIFIER = ('fc.', 'head.fc.')
 def convert_resnet(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     """Plain bottleneck ResNet, as torchvision and OpenMMLab name it -> :class:`mmacmix.backbones.ACmixResNet`.
 
-    All but the 3x3 convolutions is copied. Attention starts at rate 0, the convolution path at rate 1.
+    All but the 3x3 convolutions is copied. Attention starts at rate 0, the convolution path at rate 1. The stride must
+    be in the 3x3 convolutions, as torchvision and OpenMMLab's ``style='pytorch'`` have it; the names do not tell.
     """
-    converted = {}
     state_dict = without_backbone_prefix(state_dict)
-    names = {name: '' if name.startswith(CLASSIFIER) else name for name in state_dict if _KNOWN.fullmatch(name)}
+    names, optional = _names(state_dict)
     generator = torch.Generator().manual_seed(0)
-    for name, tensor in rename(state_dict, names, 'resnet').items():
+    converted = {}
+    for name, tensor in rename(state_dict, names, 'resnet', optional).items():
         if re.fullmatch(_REPLACED, name):
+            if tensor.shape[0] != tensor.shape[1] or tensor.shape[2:] != (3, 3):
+                raise ValueError(
+                    f"not a checkpoint of 'resnet': {name} is no plain 3x3 convolution but {tuple(tensor.shape)}"
+                )
             layer = name.removesuffix('weight')
             converted.update({layer + ours: each for ours, each in approximate(tensor, HEADS, generator).items()})
         else:
             converted[name] = tensor
-    if not any('.shift_conv.' in name for name in converted):
-        raise ValueError("not a checkpoint of 'resnet': no bottleneck with a 3x3 convolution named conv2 inside")
     return converted
 
 
+def _names(state_dict: dict[str, Tensor]) -> tuple[dict[str, str], list[str]]:
+    """Names of a bottleneck ResNet with the blocks that are there, and those of them that may be missing."""
+    blocks = {found[0] for name in state_dict if (found := re.match(r'layer\d\.\d+\.', name))}
+    if not blocks:
+        raise ValueError("not a checkpoint of 'resnet': no bottleneck inside")
+    kinds = {found[1] for name in state_dict if (found := re.match(r'layer\d\.\d+\.(bn|in|gn)1\.', name))}
+    norm = min(kinds, default='bn')  # OpenMMLab names a normalisation by its type
+    convs = [f'{block}conv{index}' for block in blocks for index in (1, 2, 3)]
+    norms = [f'{block}{norm}{index}' for block in blocks for index in (1, 2, 3)]
+    convs += [f'{block}downsample.0' for block in blocks if block.endswith('.0.')]
+    norms += [f'{block}downsample.1' for block in blocks if block.endswith('.0.')]
+    deep = any(name.startswith('stem.') for name in state_dict)
+    convs += ['stem.0', 'stem.3', 'stem.6'] if deep else ['conv1']
+    norms += ['stem.1', 'stem.4', 'stem.7'] if deep else [f'{norm}1']
+    needed = ('weight', 'bias', 'running_mean', 'running_var') if norm == 'bn' else ('weight', 'bias')
+    optional = [f'{each}.num_batches_tracked' for each in norms]
+    names = [f'{each}.weight' for each in convs] + [f'{each}.{leaf}' for each in norms for leaf in needed] + optional
+    classifier = [f'{each}{leaf}' for each in CLASSIFIER for leaf in ('weight', 'bias')]
+    return {name: name for name in names} | dict.fromkeys(classifier, ''), [*optional, *classifier]
+
+
 _REPLACED = r'layer\d\.\d+\.conv2\.weight'
-_NORM = r'(weight|bias|running_mean|running_var|num_batches_tracked)'
-_KNOWN = re.compile(
-    rf'(head\.)?fc\.(weight|bias)|(stem\.\d|conv1)\.weight|([bgi]n1|stem\.\d)\.{_NORM}'
-    rf'|layer\d\.\d+\.(conv[123]\.weight|[bgi]n[123]\.{_NORM}|downsample\.0\.weight|downsample\.1\.{_NORM})'
-)
 
 
 def approximate(weight: Tensor, heads: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:

@@ -12,57 +12,54 @@ from .fused_acmix import FusedACmix
 
 
 def fuse(model: nn.Module) -> nn.Module:
-    """Merge what an ACmix network computes in several steps, for inference.
+    """Merge what a network with ACmix layers computes in several steps, for inference.
 
-    In every ACmix layer the rates and the batch normalisation behind it go into the weights, query, key and value
-    become one projection, and the convolution path, a fully connected layer and a group convolution, becomes what is
-    faster: a plain convolution, or a group convolution of features that come straight from the input. In an
-    ACmix-ResNet batch normalisation goes into the other convolutions too.
+    In every :class:`mmacmix.layers.ACmix` the rates and the batch normalisation behind it go into the weights, query,
+    key and value become one projection, and the convolution path, a fully connected layer and a group convolution,
+    becomes what is faster: a plain convolution, or a group convolution of features that come straight from the input.
+    In an ACmix-ResNet batch normalisation goes into the other convolutions too. The layers of the other backbones stay
+    as they are.
 
     Args:
-        model: A network, with its weights loaded; it is changed, and set to evaluation. Other normalisations than batch
-            normalisation stay as they are.
+        model: A network, with its weights loaded; it is changed, and set to evaluation.
 
     Returns:
-        The same model, whose outputs stay equal. It has other entries in its state dict and cannot be trained.
+        The same model (of a lone ACmix layer, its replacement), whose outputs stay equal. It has other entries in its
+        state dict and cannot be trained.
     """
     model.eval()
+    if isinstance(model, ACmix):
+        return FusedACmix(model).requires_grad_(False)
     for module in list(model.modules()):
         if isinstance(module, Bottleneck):
             for index, norm in enumerate(module.norm_names, 1):
                 _merge(module, f'conv{index}', norm)
-        elif isinstance(module, ACmixResNet) and hasattr(module, 'conv1'):
-            _merge(module, 'conv1', module._stem[1])
-        elif isinstance(module, nn.Sequential):
-            names = list(module._modules)
-            for conv, norm in pairwise(names):
-                _merge(module, conv, norm)
+        elif isinstance(module, ACmixResNet):
+            if hasattr(module, 'conv1'):
+                _merge(module, 'conv1', module._stem[1])
         else:
-            _merge_acmix_of_a_host(module)
+            names = [name for name, _ in module.named_children()]
+            sequential = isinstance(module, nn.Sequential)
+            for layer, behind in pairwise([*names, None]):
+                # Children that are called in turn. Other people's modules, but for MMCV's ConvModule, tell their order
+                # by that of their children, as far as ACmix is concerned: MMCV's fuse_conv_bn relies on it too.
+                if behind and getattr(module, 'order', ('conv', 'norm'))[:2] != ('conv', 'norm'):
+                    behind = None
+                if sequential or isinstance(getattr(module, layer), ACmix):
+                    _merge(module, layer, behind)
     return model.requires_grad_(False)
 
 
-def _merge(parent: nn.Module, conv: str, norm: str) -> None:
+def _merge(parent: nn.Module, conv: str, norm: str | None) -> None:
     """Merge a convolution and the normalisation behind it, as far as there are such ones."""
-    layer, behind = getattr(parent, conv), getattr(parent, norm)
-    normalises = isinstance(behind, _BatchNorm)
+    layer, behind = getattr(parent, conv), getattr(parent, norm) if norm else None
+    if not (isinstance(behind, _BatchNorm) and behind.num_features == getattr(layer, 'out_channels', None)):
+        behind = None
     if isinstance(layer, ACmix):
-        setattr(parent, conv, FusedACmix(layer, behind if normalises else None))
-    elif type(layer) is nn.Conv2d and normalises:
+        setattr(parent, conv, FusedACmix(layer, behind))
+    elif type(layer) is nn.Conv2d and behind is not None:
         setattr(parent, conv, fuse_conv_bn_eval(layer, behind))
     else:
         return
-    if normalises:
+    if behind is not None:
         setattr(parent, norm, nn.Identity())
-
-
-def _merge_acmix_of_a_host(parent: nn.Module) -> None:
-    """ACmix in other people's modules: in their ResNets, as MMCV's fuse_conv_bn has it too, a normalisation that is
-    the next child normalises."""
-    children = list(parent.named_children())
-    for (name, layer), (norm, behind) in pairwise([*children, ('', None)]):
-        if isinstance(layer, ACmix):
-            fits = isinstance(behind, _BatchNorm) and behind.num_features == layer.out_channels
-            setattr(parent, name, FusedACmix(layer, behind if fits else None))
-            if fits:
-                setattr(parent, norm, nn.Identity())

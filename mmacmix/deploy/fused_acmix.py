@@ -108,44 +108,35 @@ class _Dense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv(x)
-        inside_y, inside_x = (self._inside(side, x) for side in x.shape[2:])
+        # On the CPU, so that a GPU is not waited for.
+        inside_y, inside_x = (self._inside(side) for side in x.shape[2:])
         partial_y, partial_x = (~inside.all(1) for inside in (inside_y, inside_x))
         for rows, columns in ((partial_y, torch.ones_like(partial_x)), (~partial_y, partial_x)):
-            if rows.any() and columns.any():
-                rows, columns = rows.nonzero()[:, 0], columns.nonzero()[:, 0]
-                seen = torch.einsum(
-                    'ky,lx,okl->oyx',
-                    *(
-                        each.index_select(0, places).T.to(x.dtype)
-                        for each, places in ((inside_y, rows), (inside_x, columns))
-                    ),
-                    self.taps,
-                )
-                out[:, :, rows[:, None], columns] += seen - self.taps.sum((1, 2))[:, None, None]
+            rows, columns = (places.nonzero()[:, 0] for places in (rows, columns))
+            if len(rows) and len(columns):
+                seen_y, seen_x = inside_y[rows].to(out), inside_x[columns].to(out)
+                seen = torch.einsum('yk,xl,okl->oyx', seen_y, seen_x, self.taps) - self.taps.sum((1, 2))[:, None, None]
+                out[:, :, rows[:, None], columns] += seen
         return out
 
-    def _inside(self, side: int, x: Tensor) -> Tensor:
+    def _inside(self, side: int) -> Tensor:
         """``(outputs, k)``: whether a tap of an output's window lies on the map."""
         stride, dilation, padding, taps = (
-            self.conv.stride[0],
-            self.conv.dilation[0],
-            self.conv.padding[0],
-            self.conv.kernel_size[0],
+            each[0] for each in (self.conv.stride, self.conv.dilation, self.conv.padding, self.conv.kernel_size)
         )
-        outputs = torch.arange(-(-side // stride), device=x.device) * stride - padding
-        places = outputs[:, None] + torch.arange(taps, device=x.device) * dilation
+        places = torch.arange(0, side, stride)[:, None] - padding + torch.arange(taps) * dilation
         return (places >= 0) & (places < side)
 
 
 def _scale_and_shift(layer: ACmix, norm: _BatchNorm | None) -> tuple[Tensor, Tensor]:
     """What the layer's bias and the normalisation make of the sum of both paths: a factor and a summand a channel."""
-    shift = torch.zeros(layer.out_channels) if layer.bias is None else layer.bias.detach()
+    like = layer.query.weight
+    shift = like.new_zeros(layer.out_channels) if layer.bias is None else layer.bias
     scale = torch.ones_like(shift)
     if norm is not None:
         scale = (norm.running_var + norm.eps).rsqrt()
         scale = scale if norm.weight is None else scale * norm.weight
         shift = (shift - norm.running_mean) * scale + (0 if norm.bias is None else norm.bias)
-    like = layer.query.weight
     return scale.detach().to(like), shift.detach().to(like)
 
 

@@ -107,10 +107,17 @@ class SpatialReductionACmix(TwoPaths):
 
     def _convolution(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         query, key, value = (each.permute(0, 3, 1, 2) for each in (query, key, value))
+        key_value = torch.cat((key, value), 1)
         if self.reduction > 1:
-            key, value = (F.interpolate(each, size=query.shape[2:], mode='bilinear') for each in (key, value))
+            height, width = query.shape[2:]
+            # Each reduced pixel where its patch lies. Behind the last whole patch the map goes on as it ends.
+            key_value = F.interpolate(key_value, scale_factor=self.reduction, mode='bilinear')
+            right, bottom = (
+                max(0, side - has) for side, has in zip((width, height), key_value.shape[:1:-1], strict=True)
+            )
+            key_value = F.pad(key_value, (0, right, 0, bottom), mode='replicate')[:, :, :height, :width]
         # Channel d * num_heads + h, unlike the attention path, as in all of ACmix.
-        return self.shift_conv.of_projections(torch.cat((query, key, value), 1)).permute(0, 2, 3, 1)
+        return self.shift_conv.of_projections(torch.cat((query, key_value), 1)).permute(0, 2, 3, 1)
 
 
 def pad_to_patch(x: Tensor, patch_size: int) -> Tensor:

@@ -69,6 +69,12 @@ def _query_tile(tile, residue, tiles_x, QUERY_ROWS: tl.constexpr, QUERY_COLUMNS:
 
 
 @triton.jit
+def _offsets(y, x, d, step_y, step_x, step_d):
+    """Where a tile's numbers lie: a row a pixel, a column a channel."""
+    return (y * step_y + x * step_x)[:, None] + (d * step_d)[None, :]
+
+
+@triton.jit
 def _forward_kernel(
     query, key, value, output, log_sum_exp,
     query_b, query_h, query_d, query_y, query_x,
@@ -81,13 +87,16 @@ def _forward_kernel(
     QUERY_COLUMNS: tl.constexpr, KEY_COLUMNS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     image, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
+    query += image * query_b + head * query_h
+    key += image * key_b + head * key_h
+    value += image * value_b + head * value_h
+    output += image * output_b + head * output_h
     tile, residue = tl.program_id(0) // (RESIDUES * RESIDUES), tl.program_id(0) % (RESIDUES * RESIDUES)
     first_y, first_x, y, x = _query_tile(tile, residue, tiles_x, QUERY_ROWS, QUERY_COLUMNS, RESIDUES)
     d = tl.arange(0, CHANNELS)
     there = (y < query_height) & (x < query_width)
     mask = there[:, None] & (d < HEAD_DIM)[None, :]
-    place = y[:, None] * query_y + x[:, None] * query_x + d[None, :] * query_d
-    q = tl.load(query + image * query_b + head * query_h + place, mask=mask, other=0.0)
+    q = tl.load(query + _offsets(y, x, d, query_y, query_x, query_d), mask=mask, other=0.0)
 
     # Keys seen, in steps of DILATION from the first query's first.
     column = tl.arange(0, KEY_COLUMNS)
@@ -102,10 +111,16 @@ def _forward_kernel(
     out = tl.zeros((QUERY_ROWS * QUERY_COLUMNS, CHANNELS), tl.float32)
     for row in range((QUERY_ROWS - 1) * STEP + KERNEL):
         key_row = _reflect(first_y * STRIDE - KERNEL // 2 * DILATION + row * DILATION, height)
-        place = key_row * key_y + key_place[:, None] * key_x + d[None, :] * key_d
-        k = tl.load(key + image * key_b + head * key_h + place, mask=(d < HEAD_DIM)[None, :], other=0.0)
-        place = key_row * value_y + key_place[:, None] * value_x + d[None, :] * value_d
-        v = tl.load(value + image * value_b + head * value_h + place, mask=(d < HEAD_DIM)[None, :], other=0.0)
+        k = tl.load(
+            key + _offsets(key_row, key_place, d, key_y, key_x, key_d),
+            mask=(d < HEAD_DIM)[None, :],
+            other=0.0,
+        )
+        v = tl.load(
+            value + _offsets(key_row, key_place, d, value_y, value_x, value_d),
+            mask=(d < HEAD_DIM)[None, :],
+            other=0.0,
+        )
         score = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
         in_rows = (row >= top) & (row < top + KERNEL)
         score = tl.where(in_rows[:, None] & in_columns, score, _MASKED)
@@ -116,9 +131,12 @@ def _forward_kernel(
         total = total * fade + tl.sum(weight, 1)
         out = out * fade[:, None] + tl.dot(weight.to(v.dtype), v, input_precision=PRECISION)
         most = higher
-    place = y[:, None] * output_y + x[:, None] * output_x + d[None, :] * output_d
     out = out / total[:, None]
-    tl.store(output + image * output_b + head * output_h + place, out.to(output.dtype.element_ty), mask=mask)
+    tl.store(
+        output + _offsets(y, x, d, output_y, output_x, output_d),
+        out.to(output.dtype.element_ty),
+        mask=mask,
+    )
     plane = (image * heads + head) * query_height * query_width
     tl.store(log_sum_exp + plane + y * query_width + x, most + tl.log2(total), mask=there)
 
@@ -137,15 +155,18 @@ def _grad_query_kernel(
     QUERY_COLUMNS: tl.constexpr, KEY_COLUMNS: tl.constexpr, PRECISION: tl.constexpr, LN2: tl.constexpr,
 ):  # fmt: skip
     image, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
+    query += image * query_b + head * query_h
+    key += image * key_b + head * key_h
+    value += image * value_b + head * value_h
+    grad += image * grad_b + head * grad_h
+    grad_query += image * grad_query_b + head * grad_query_h
     tile, residue = tl.program_id(0) // (RESIDUES * RESIDUES), tl.program_id(0) % (RESIDUES * RESIDUES)
     first_y, first_x, y, x = _query_tile(tile, residue, tiles_x, QUERY_ROWS, QUERY_COLUMNS, RESIDUES)
     d = tl.arange(0, CHANNELS)
     there = (y < query_height) & (x < query_width)
     mask = there[:, None] & (d < HEAD_DIM)[None, :]
-    place = y[:, None] * query_y + x[:, None] * query_x + d[None, :] * query_d
-    q = tl.load(query + image * query_b + head * query_h + place, mask=mask, other=0.0)
-    place = y[:, None] * grad_y + x[:, None] * grad_x + d[None, :] * grad_d
-    g = tl.load(grad + image * grad_b + head * grad_h + place, mask=mask, other=0.0)
+    q = tl.load(query + _offsets(y, x, d, query_y, query_x, query_d), mask=mask, other=0.0)
+    g = tl.load(grad + _offsets(y, x, d, grad_y, grad_x, grad_d), mask=mask, other=0.0)
     plane = (image * heads + head) * query_height * query_width
     lse = tl.load(log_sum_exp + plane + y * query_width + x, mask=there, other=0.0)
     delta = tl.load(inner + plane + y * query_width + x, mask=there, other=0.0)
@@ -160,10 +181,16 @@ def _grad_query_kernel(
     result = tl.zeros((QUERY_ROWS * QUERY_COLUMNS, CHANNELS), tl.float32)
     for row in range((QUERY_ROWS - 1) * STEP + KERNEL):
         key_row = _reflect(first_y * STRIDE - KERNEL // 2 * DILATION + row * DILATION, height)
-        place = key_row * key_y + key_place[:, None] * key_x + d[None, :] * key_d
-        k = tl.load(key + image * key_b + head * key_h + place, mask=(d < HEAD_DIM)[None, :], other=0.0)
-        place = key_row * value_y + key_place[:, None] * value_x + d[None, :] * value_d
-        v = tl.load(value + image * value_b + head * value_h + place, mask=(d < HEAD_DIM)[None, :], other=0.0)
+        k = tl.load(
+            key + _offsets(key_row, key_place, d, key_y, key_x, key_d),
+            mask=(d < HEAD_DIM)[None, :],
+            other=0.0,
+        )
+        v = tl.load(
+            value + _offsets(key_row, key_place, d, value_y, value_x, value_d),
+            mask=(d < HEAD_DIM)[None, :],
+            other=0.0,
+        )
         score = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
         in_rows = (row >= top) & (row < top + KERNEL)
         weight = tl.where(in_rows[:, None] & in_columns, tl.exp2(score - lse[:, None]), 0.0)
@@ -171,9 +198,15 @@ def _grad_query_kernel(
         # d score = weight * (d weight - sum(weight * d weight)), and that sum is output . d output
         grad_score = weight * (grad_weight - delta[:, None])
         result += tl.dot(grad_score.to(k.dtype), k, input_precision=PRECISION)
-    place = y[:, None] * grad_query_y + x[:, None] * grad_query_x + d[None, :] * grad_query_d
     result = (result * (scale * LN2)).to(grad_query.dtype.element_ty)
-    tl.store(grad_query + image * grad_query_b + head * grad_query_h + place, result, mask=mask)
+    tl.store(
+        grad_query
+        + image * grad_query_b
+        + head * grad_query_h
+        + _offsets(y, x, d, grad_query_y, grad_query_x, grad_query_d),
+        result,
+        mask=mask,
+    )
 
 
 @triton.jit
@@ -213,15 +246,19 @@ def _grad_key_value_kernel(
     KEY_COLUMNS: tl.constexpr, QUERY_COLUMNS: tl.constexpr, PRECISION: tl.constexpr, LN2: tl.constexpr,
 ):  # fmt: skip
     image, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
+    query += image * query_b + head * query_h
+    key += image * key_b + head * key_h
+    value += image * value_b + head * value_h
+    grad += image * grad_b + head * grad_h
+    grad_key += image * grad_key_b + head * grad_key_h
+    grad_value += image * grad_value_b + head * grad_value_h
     tile, residue = tl.program_id(0) // (DILATION * DILATION), tl.program_id(0) % (DILATION * DILATION)
     first_y, first_x, y, x = _query_tile(tile, residue, tiles_x, KEY_ROWS, KEY_COLUMNS, DILATION)
     d = tl.arange(0, CHANNELS)
     in_head = (d < HEAD_DIM)[None, :]
     mask = ((y < height) & (x < width))[:, None] & in_head
-    place = y[:, None] * key_y + x[:, None] * key_x + d[None, :] * key_d
-    k = tl.load(key + image * key_b + head * key_h + place, mask=mask, other=0.0)
-    place = y[:, None] * value_y + x[:, None] * value_x + d[None, :] * value_d
-    v = tl.load(value + image * value_b + head * value_h + place, mask=mask, other=0.0)
+    k = tl.load(key + _offsets(y, x, d, key_y, key_x, key_d), mask=mask, other=0.0)
+    v = tl.load(value + _offsets(y, x, d, value_y, value_x, value_d), mask=mask, other=0.0)
     plane = (image * heads + head) * query_height * query_width
     reach: tl.constexpr = KERNEL // 2 * DILATION
     period_y, period_x = tl.maximum(2 * (height - 1), 1), tl.maximum(2 * (width - 1), 1)
@@ -255,10 +292,16 @@ def _grad_key_value_kernel(
                     there = column < stop_x
                     in_columns = once_x[:, None] & (tl.abs(image_x[:, None] - (i_x * STRIDE)[None, :]) <= reach)
                     load = there[:, None] & in_head
-                    place = i_y * query_y + i_x[:, None] * query_x + d[None, :] * query_d
-                    q = tl.load(query + image * query_b + head * query_h + place, mask=load, other=0.0)
-                    place = i_y * grad_y + i_x[:, None] * grad_x + d[None, :] * grad_d
-                    g = tl.load(grad + image * grad_b + head * grad_h + place, mask=load, other=0.0)
+                    q = tl.load(
+                        query + _offsets(i_y, i_x, d, query_y, query_x, query_d),
+                        mask=load,
+                        other=0.0,
+                    )
+                    g = tl.load(
+                        grad + _offsets(i_y, i_x, d, grad_y, grad_x, grad_d),
+                        mask=load,
+                        other=0.0,
+                    )
                     lse = tl.load(log_sum_exp + plane + i_y * query_width + i_x, mask=there, other=0.0)
                     delta = tl.load(inner + plane + i_y * query_width + i_x, mask=there, other=0.0)
                     score = tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale
@@ -268,12 +311,21 @@ def _grad_key_value_kernel(
                     grad_weight = tl.dot(v, tl.trans(g), input_precision=PRECISION)
                     grad_score = weight * (grad_weight - delta[None, :])
                     result_k += tl.dot(grad_score.to(q.dtype), q, input_precision=PRECISION)
-    place = y[:, None] * grad_key_y + x[:, None] * grad_key_x + d[None, :] * grad_key_d
     result_k = (result_k * (scale * LN2)).to(grad_key.dtype.element_ty)
-    tl.store(grad_key + image * grad_key_b + head * grad_key_h + place, result_k, mask=mask)
-    place = y[:, None] * grad_value_y + x[:, None] * grad_value_x + d[None, :] * grad_value_d
+    tl.store(
+        grad_key + _offsets(y, x, d, grad_key_y, grad_key_x, grad_key_d),
+        result_k,
+        mask=mask,
+    )
     result_v = result_v.to(grad_value.dtype.element_ty)
-    tl.store(grad_value + image * grad_value_b + head * grad_value_h + place, result_v, mask=mask)
+    tl.store(
+        grad_value
+        + image * grad_value_b
+        + head * grad_value_h
+        + _offsets(y, x, d, grad_value_y, grad_value_x, grad_value_d),
+        result_v,
+        mask=mask,
+    )
 
 
 # -- launches --------------------------------------------------------------------------------------
@@ -308,6 +360,11 @@ def _scale(key: Tensor) -> float:
     return key.shape[2] ** -0.5 * _LOG2E
 
 
+def _stages(sizes: _Sizes, key: Tensor) -> int:
+    """Loop passes whose loads are on their way at once: a wide head leaves room for one in a small GPU's memory."""
+    return 1 if sizes.channels * key.element_size() > 256 else 3
+
+
 def _columns(queries: int) -> int:
     return max(16, triton.next_power_of_2(queries))
 
@@ -333,6 +390,7 @@ def _attend(
             key.shape[1], *key.shape[3:], *query.shape[3:], tiles_x, _scale(key),
             sizes.head_dim, sizes.channels, kernel_size, stride, dilation, sizes.residues, sizes.step,
             _ROWS, _COLUMNS, _columns((_COLUMNS - 1) * sizes.step + kernel_size), sizes.precision,
+            num_stages=_stages(sizes, key),
         )  # fmt: skip
     return output, log_sum_exp
 
@@ -367,6 +425,7 @@ def _attend_backward(
             key.shape[1], *key.shape[3:], *query.shape[3:], tiles_x, _scale(key),
             sizes.head_dim, sizes.channels, kernel_size, stride, dilation, sizes.residues, sizes.step,
             _ROWS, _COLUMNS, _columns((_COLUMNS - 1) * sizes.step + kernel_size), sizes.precision, ln2,
+            num_stages=_stages(sizes, key),
         )  # fmt: skip
         grid, tiles_x = _grid(key.shape[3:], dilation, key)
         # Images further out than the windows reach are of no account.
@@ -379,6 +438,7 @@ def _attend_backward(
             sizes.head_dim, sizes.channels, kernel_size, stride, dilation, sizes.residues,
             pow(sizes.step, -1, sizes.residues) if sizes.residues > 1 else 0, _ROWS, _COLUMNS,
             _columns((_COLUMNS + kernel_size - 2) // sizes.step + 1), sizes.precision, ln2,
+            num_stages=_stages(sizes, key),
         )  # fmt: skip
     return tuple(grads)
 

@@ -15,6 +15,7 @@ class Run(NamedTuple):
     steps: list[int]  # of its evaluations
     scores: list[float]
     seconds: float  # an iteration, median
+    gpu_memory: int | None = None  # bytes, at most
 
 
 def read_run(folder: Path, metric: str) -> Run:
@@ -36,10 +37,12 @@ def read_run(folder: Path, metric: str) -> Run:
         names = sorted({name for line in lines for name in line if 'lr' not in line and name not in _TIMES})
         raise ValueError(f'no evaluation in {logs[-1]} has a score {metric!r}, but {", ".join(names) or "none at all"}')
     times = [line['time'] for line in lines if 'lr' in line]
+    mebibytes = [line['memory'] for line in lines if 'memory' in line]
     return Run(
         [line['step'] for line in evaluations],
         [line[metric] for line in evaluations],
         statistics.median(times),
+        max(mebibytes) * 2**20 if mebibytes else None,
     )
 
 

@@ -49,9 +49,27 @@ def original(openmmlab):
 
 def test_both_layouts_give_the_same_network(openmmlab, original):
     expected, actual = convert(openmmlab, 'pvt'), convert(original, 'pvt')
-    assert set(actual) == set(expected)
+    assert set(actual) - set(expected) == {'norm.weight', 'norm.bias'}  # MMDetection's backbone has none
     for name in expected:
         assert torch.equal(actual[name], expected[name]), name
+
+
+def test_a_classifiers_normalisation_is_loaded_where_there_is_one(openmmlab, original):
+    original['norm.weight'], original['norm.bias'] = torch.rand(512), torch.rand(512)
+    network = ACmixPyramidVisionTransformer(dict(depths=(1, 2, 1, 1)), final_norm=True)
+    network.load_state_dict(convert(openmmlab, 'pvt'))
+    assert (network.norm.weight == 1).all()
+    network.load_state_dict(convert(original, 'pvt'))
+    assert torch.equal(network.norm.weight, original['norm.weight'])
+    ACmixPyramidVisionTransformer(dict(depths=(1, 2, 1, 1))).load_state_dict(convert(original, 'pvt'))
+
+
+def test_what_is_no_pvt_is_told(openmmlab):
+    with pytest.raises(ValueError, match="not a checkpoint of 'pvt': no stage inside"):
+        convert({}, 'pvt')
+    name = 'layers.0.1.0.pos_embed'
+    with pytest.raises(ValueError, match='patch_embeds.0.position is of 96 places, which is no square'):
+        convert({**openmmlab, name: openmmlab[name][:, :96]}, 'pvt')
 
 
 def test_the_second_path_starts_switched_off_but_ready(openmmlab):

@@ -79,13 +79,33 @@ def test_attention_can_grow():
     assert layer.attention_rate.grad.abs() > 0 and layer.value.weight.std() > 0
 
 
+def plain(change):
+    network = ACmixResNet(26, base_channels=8, stage_with_acmix=(False,) * 4)
+    state_dict = network.state_dict()
+    change(state_dict)
+    return state_dict
+
+
 @pytest.mark.parametrize(
-    'state_dict, message',
+    'change, message',
     [
-        ({'conv1.weight': torch.zeros(1), 'surprise': torch.zeros(1)}, 'unknown keys: surprise'),
-        ({'conv1.weight': torch.zeros(1)}, 'no bottleneck with a 3x3 convolution'),
+        (lambda d: d.update(surprise=torch.zeros(1)), 'unknown keys: surprise'),
+        (lambda d: d.pop('layer2.1.bn2.weight'), 'missing keys: layer2.1.bn2.weight'),
+        (lambda d: d.pop('conv1.weight'), 'missing keys: conv1.weight'),
+        (lambda d: d.clear(), 'no bottleneck inside'),
+        (
+            lambda d: d.update({'layer1.0.conv2.weight': torch.zeros(8, 2, 3, 3)}),  # groups: ResNeXt
+            r'layer1.0.conv2.weight is no plain 3x3 convolution but \(8, 2, 3, 3\)',
+        ),
     ],
 )
-def test_other_networks_are_refused(state_dict, message):
+def test_other_networks_are_refused(change, message):
     with pytest.raises(ValueError, match=f"not a checkpoint of 'resnet'.*{message}"):
-        convert(state_dict, 'resnet')
+        convert(plain(change), 'resnet')
+
+
+def test_a_resnet_of_basic_blocks_is_refused():
+    from mmdet.models.backbones import ResNet
+
+    with pytest.raises(ValueError, match='missing keys: .*conv3'):
+        convert(ResNet(18, base_channels=8).state_dict(), 'resnet')

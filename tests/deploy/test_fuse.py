@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from mmcv.cnn import ConvModule
 from torch import nn
 
 from mmacmix.backbones import ACmixResNet, ACmixSwinTransformer
@@ -75,3 +76,31 @@ def test_a_network_without_acmix_layers_stays(monkeypatch):
     images = torch.rand(1, 3, 40, 33)
     before = network(images)[0]
     torch.testing.assert_close(fuse(network)(images)[0], before)
+
+
+@pytest.mark.parametrize('order', [('conv', 'norm', 'act'), ('norm', 'act', 'conv'), ('conv', 'act', 'norm')])
+def test_a_conv_module_keeps_its_order(order):
+    module = shaken(ConvModule(8, 8, 3, padding=1, conv_cfg=dict(type='ACmix'), norm_cfg=dict(type='BN'), order=order))
+    x = torch.randn(1, 8, 5, 6, dtype=torch.float64)
+    with torch.no_grad():
+        expected = module(x)
+        fused = fuse(module)
+        assert isinstance(fused.conv, FusedACmix)
+        torch.testing.assert_close(fused(x), expected)
+
+
+@pytest.mark.parametrize('wrap', [lambda layer: layer, nn.Sequential, lambda layer: nn.Sequential(nn.ReLU(), layer)])
+def test_a_layer_wherever_it_stands(wrap):
+    network = shaken(wrap(ACmix(8, 8)))
+    x = torch.randn(1, 8, 5, 6, dtype=torch.float64)
+    with torch.no_grad():
+        expected = network(x)
+        fused = fuse(network)
+        assert not any(isinstance(module, ACmix) for module in fused.modules())
+        torch.testing.assert_close(fused(x), expected)
+
+
+def test_weights_stay_on_their_device():
+    with torch.device('meta'):
+        fused = FusedACmix(ACmix(8, 8), nn.BatchNorm2d(8).eval())
+    assert {parameter.device.type for parameter in fused.parameters()} == {'meta'}

@@ -50,21 +50,22 @@ def attention_by_definition(layer, x):
     return linear(np.einsum('hqk,khd->qhd', weights, head(value)).reshape(x.shape), layer.proj)
 
 
-def enlarge(x, size):
-    """Bilinear, pixel centres at halves, one axis after the other."""
-    for axis, new in enumerate(size):
+def enlarge(x, factor, size):
+    """Bilinear, pixel centres at halves, one axis after the other; then the last row and column again and again."""
+    for axis in range(2):
         old = x.shape[axis]
+        new = old * factor
         place = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
         low = np.floor(place).astype(int)
         part = (place - low).reshape([-1 if each == axis else 1 for each in range(3)])
         x = x.take(low, axis) * (1 - part) + x.take(np.minimum(low + 1, old - 1), axis) * part
-    return x
+    return np.pad(x, [(0, new - old) for new, old in zip(size, x.shape, strict=False)] + [(0, 0)], mode='edge')
 
 
 def convolution_by_definition(layer, x):
     heads, shift_conv = layer.num_heads, layer.shift_conv
     key, value = np.split(linear(reduced_by_definition(layer, x), layer.key_value), 2, -1)
-    maps = [linear(x, layer.query), enlarge(key, x.shape[:2]), enlarge(value, x.shape[:2])]
+    maps = [linear(x, layer.query), *(enlarge(each, layer.reduction, x.shape[:2]) for each in (key, value))]
     qkv = np.concatenate([each.reshape(*x.shape[:2], heads, -1) for each in maps], 2)
     mixed = np.einsum('ts,hwsd->hwdt', shift_conv.mixing.detach().numpy(), qkv)
     mixed = np.pad(mixed + shift_conv.mixing_bias.detach().numpy(), ((1, 1), (1, 1), (0, 0), (0, 0)))

@@ -1,6 +1,11 @@
 """The Triton kernels, on a GPU where there is one and in Triton's interpreter elsewhere: see conftest.py."""
 
+import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,3 +92,13 @@ def test_is_there_on_a_gpu_unless_in_float64():
     maps = draw((1, 1, 4, 3, 3), dtype=torch.float64)[:3]
     with pytest.raises(ValueError, match=r"one of \('blocked', 'reference'\) on .* in torch.float64, got 'triton'"):
         neighborhood_attention(*maps, 3, backend='triton')
+
+
+@pytest.mark.parametrize('sizes', ['float32 16 7 1 1', 'float32 128 7 2 1', 'bfloat16 20 3 2 3'])
+def test_compiles_for_a_gpu_and_fits_into_a_small_ones_memory(sizes):
+    environment = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}
+    script = Path(__file__).with_name('compile_triton_kernels.py')
+    done = subprocess.run([sys.executable, script, *sizes.split()], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    shared = json.loads(done.stdout)
+    assert len(shared) == 3 and max(shared.values()) <= 99 * 1024

@@ -37,6 +37,10 @@ def test_two_seeds_become_a_table_and_a_chart(tmp_path, monkeypatch, capsys):
     load('compare.py').main(list(map(str, arguments)))
     printed = capsys.readouterr().out
     assert '2 of 2 runs are finished already' in printed and rows[2] in printed
+    parameters = float(rows[2].split('|')[4])
+    assert parameters < 0.6  # of a backbone narrowed by --cfg-options; the config's own has more than 2 million
+    told = complaint('compare.py', [*arguments, 'optim_wrapper.optimizer.lr=1'], capsys)
+    assert 'both/seed0 holds a run of another config or with other options' in told
 
 
 @pytest.mark.parametrize(
