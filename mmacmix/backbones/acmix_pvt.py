@@ -220,8 +220,8 @@ class ACmixPyramidVisionTransformer(BaseModule):
 def _fit_to_arguments(module: ACmixPyramidVisionTransformer, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
     """What of a checkpoint depends on arguments, not on the network.
 
-    The normalisation behind the last stage, which is a classifier's, is left out or starts as it is. Position embeddings
-    for images of another size are interpolated.
+    The normalisation behind the last stage, which is a classifier's, is left out or starts as it is. Position
+    embeddings for images of another size are interpolated.
     """
     for leaf in ('weight', 'bias'):
         name = f'{prefix}norm.{leaf}'

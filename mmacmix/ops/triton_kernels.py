@@ -200,10 +200,7 @@ def _grad_query_kernel(
         result += tl.dot(grad_score.to(k.dtype), k, input_precision=PRECISION)
     result = (result * (scale * LN2)).to(grad_query.dtype.element_ty)
     tl.store(
-        grad_query
-        + image * grad_query_b
-        + head * grad_query_h
-        + _offsets(y, x, d, grad_query_y, grad_query_x, grad_query_d),
+        grad_query + _offsets(y, x, d, grad_query_y, grad_query_x, grad_query_d),
         result,
         mask=mask,
     )
@@ -319,10 +316,7 @@ def _grad_key_value_kernel(
     )
     result_v = result_v.to(grad_value.dtype.element_ty)
     tl.store(
-        grad_value
-        + image * grad_value_b
-        + head * grad_value_h
-        + _offsets(y, x, d, grad_value_y, grad_value_x, grad_value_d),
+        grad_value + _offsets(y, x, d, grad_value_y, grad_value_x, grad_value_d),
         result_v,
         mask=mask,
     )
