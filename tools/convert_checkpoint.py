@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.source == 'resnet':
             errors = {'kernel': kernel_errors(original, converted)}
             if args.images:
-                converted, fits = warm_start(original, _read_images(Path(args.images)))
+                converted, fits = warm_start(original, converted, _read_images(Path(args.images)))
                 for index, title in enumerate(('output', 'output, refined')):
                     errors[title] = {layer: fit[index] for layer, fit in fits.items()}
         _save(dict(state_dict=converted, meta=dict(source=args.source)), Path(args.output))

@@ -6,27 +6,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..checkpoints import convert
 from ..checkpoints.keys import without_backbone_prefix
 from ..checkpoints.resnet import CLASSIFIER
 from ..layers import ACmix
 from .acmix_resnet import ACmixResNet
 
 
-def warm_start(plain: dict[str, Tensor], images: Tensor) -> tuple[dict[str, Tensor], dict[str, tuple[float, float]]]:
-    """Convert a plain ResNet and refine what comes out.
+def warm_start(
+    plain: dict[str, Tensor], converted: dict[str, Tensor], images: Tensor
+) -> tuple[dict[str, Tensor], dict[str, tuple[float, float]]]:
+    """Refine what ``convert(plain, 'resnet')`` gives.
 
     Args:
-        plain: Its state dict, as ``convert(plain, 'resnet')`` takes it.
+        plain: State dict of a plain ResNet.
+        converted: What it became.
         images: ``(B, 3, H, W)``, normalised as for training.
 
     Returns:
-        The converted state dict, and what :func:`refine` returns.
+        The refined state dict, and what :func:`refine` returns.
 
     Raises:
         ValueError: It is no such state dict, or no depth of ACmix-ResNet has this many blocks.
     """
-    converted = convert(plain, 'resnet')
     plain = {name: tensor for name, tensor in without_backbone_prefix(plain).items() if not name.startswith(CLASSIFIER)}
     arguments = _arguments(plain)
     network = ACmixResNet(**arguments)

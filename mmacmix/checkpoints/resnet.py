@@ -15,7 +15,7 @@ import re
 import torch
 from torch import Tensor
 
-from ..ops import feature_projection
+from ..ops import feature_projection, merged_kernels
 from .keys import rename, without_backbone_prefix
 
 HEADS = 4
@@ -134,9 +134,4 @@ def dense_kernel(state: dict[str, Tensor], heads: int) -> Tensor:
     """
     projections = torch.cat([state[f'{name}.weight'].flatten(1) for name in ('query', 'key', 'value')])
     features, _ = feature_projection(projections, None, state['shift_conv.mixing'])
-    head_dim = len(projections) // (3 * heads)
-    kernels, features = (
-        state['shift_conv.weight'].unflatten(0, (head_dim, heads)),
-        features.unflatten(0, (head_dim, -1)),
-    )
-    return state['conv_rate'] * torch.einsum('dhtyx,dtc->dhcyx', kernels, features).flatten(0, 1)
+    return state['conv_rate'] * merged_kernels(state['shift_conv.weight'], features)

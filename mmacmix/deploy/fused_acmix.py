@@ -6,7 +6,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers import ACmix
 from ..layers.acmix import coordinates
-from ..ops import feature_projection, neighborhood_attention
+from ..ops import feature_projection, merged_kernels, neighborhood_attention
 
 # Up to so many input channels a plain convolution, with its 9 * in_channels multiply-adds an output, is faster than
 # the factors it is made of, with their 2.25 * in_channels + 81.
@@ -75,12 +75,10 @@ class _Factored(nn.Module):
 
     def __init__(self, layer: ACmix, factor: Tensor, shift: Tensor) -> None:
         super().__init__()
-        path = layer.shift_conv
-        weight, bias = feature_projection(*layer.joined_projections(), path.mixing, path.mixing_bias)
+        weight, bias, kernels = _factors(layer, factor)
         self.features = _conv(weight[..., None, None], bias)
-        kernels = path.weight.repeat_interleave(path.sharing_heads, 0) * factor.view(-1, 1, 1, 1)
         self.shifts = _conv(
-            kernels, shift, layer.stride[0], layer.padding[0], layer.dilation[0], len(kernels) // path.num_heads
+            kernels, shift, layer.stride[0], layer.padding[0], layer.dilation[0], len(kernels) // layer.num_heads
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,14 +94,15 @@ class _Dense(nn.Module):
 
     def __init__(self, layer: ACmix, factor: Tensor, shift: Tensor) -> None:
         super().__init__()
-        path = layer.shift_conv
-        weight, bias = feature_projection(*layer.joined_projections(), path.mixing, path.mixing_bias)
-        head_dim = len(weight) // path.mixing.shape[0]
-        kernels = path.weight.repeat_interleave(path.sharing_heads, 0) * factor.view(-1, 1, 1, 1)
-        kernels = kernels.unflatten(0, (head_dim, path.num_heads))
-        dense = torch.einsum('dhtyx,dtc->dhcyx', kernels, weight.unflatten(0, (head_dim, -1))).flatten(0, 1)
-        taps = torch.einsum('dhtyx,dt->dhyx', kernels, bias.unflatten(0, (head_dim, -1))).flatten(0, 1)
-        self.conv = _conv(dense, shift + taps.sum((1, 2)), layer.stride[0], layer.padding[0], layer.dilation[0])
+        weight, bias, kernels = _factors(layer, factor)
+        taps = merged_kernels(kernels, bias[:, None])[:, 0]
+        self.conv = _conv(
+            merged_kernels(kernels, weight),
+            shift + taps.sum((1, 2)),
+            layer.stride[0],
+            layer.padding[0],
+            layer.dilation[0],
+        )
         self.taps = nn.Parameter(taps)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -126,6 +125,13 @@ class _Dense(nn.Module):
         )
         places = torch.arange(0, side, stride)[:, None] - padding + torch.arange(taps) * dilation
         return (places >= 0) & (places < side)
+
+
+def _factors(layer: ACmix, factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weight and bias of the projection to the features, and the kernels of the group convolution times a factor."""
+    path = layer.shift_conv
+    weight, bias = feature_projection(*layer.joined_projections(), path.mixing, path.mixing_bias)
+    return weight, bias, path.weight.repeat_interleave(path.sharing_heads, 0) * factor.view(-1, 1, 1, 1)
 
 
 def _scale_and_shift(layer: ACmix, norm: _BatchNorm | None) -> tuple[Tensor, Tensor]:

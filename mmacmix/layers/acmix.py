@@ -86,7 +86,7 @@ class ACmix(TwoPaths):
         if out_channels % num_heads:
             raise ValueError(f'out_channels must be a multiple of num_heads, got {out_channels} and {num_heads}')
         if backend not in ('auto', *BACKENDS):
-            raise ValueError(f"backend must be 'auto' or one of {tuple(BACKENDS)}, got {backend!r}")
+            raise ValueError(f"backend must be 'auto' or one of {BACKENDS}, got {backend!r}")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride, self.dilation = (kernel_size,) * 2, (stride,) * 2, (dilation,) * 2
         self.padding = (same, same)

@@ -1,6 +1,6 @@
 from .aggregation import aggregate, windows
 from .neighborhood_attention import BACKENDS, available_backends, check_window, neighborhood_attention
-from .shift_conv import feature_projection, mix, shift_conv, shift_kernels
+from .shift_conv import feature_projection, merged_kernels, mix, shift_conv, shift_kernels
 
 __all__ = [
     'BACKENDS',
@@ -8,6 +8,7 @@ __all__ = [
     'available_backends',
     'check_window',
     'feature_projection',
+    'merged_kernels',
     'mix',
     'neighborhood_attention',
     'shift_conv',

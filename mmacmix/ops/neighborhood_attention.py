@@ -1,14 +1,16 @@
 """The public function of the attention path and its choice of backend."""
 
-import importlib
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-#: Backend to the module that it lives in, the one that 'auto' stands for first. The Triton kernels have only run in
-#: Triton's interpreter so far, so on a GPU they are not 'auto' yet.
-BACKENDS = {'blocked': '.blocked', 'triton': '.triton_kernels', 'reference': '.reference'}
+from . import blocked, reference
+
+#: The one that 'auto' stands for first. The Triton kernels have only run in Triton's interpreter so far, so on a GPU
+#: they are not 'auto' yet.
+BACKENDS = ('blocked', 'triton', 'reference')
+_HAS_TRITON = find_spec('triton') is not None
 
 
 def available_backends(device: str | torch.device = 'cpu') -> tuple[str, ...]:
@@ -17,7 +19,7 @@ def available_backends(device: str | torch.device = 'cpu') -> tuple[str, ...]:
     Args:
         device: A torch device or its name. Default: ``'cpu'``.
     """
-    has_triton = torch.device(device).type == 'cuda' and find_spec('triton') is not None
+    has_triton = torch.device(device).type == 'cuda' and _HAS_TRITON
     return tuple(name for name in BACKENDS if name != 'triton' or has_triton)
 
 
@@ -65,7 +67,11 @@ def neighborhood_attention(
         )
     if not query.shape[0]:  # as a convolution of no images: no output, still in the graph
         return query + key.sum() + value.sum()
-    module = importlib.import_module(BACKENDS[names[0] if backend == 'auto' else backend], __package__)
+    name = names[0] if backend == 'auto' else backend
+    if name == 'triton':
+        from . import triton_kernels as module
+    else:
+        module = blocked if name == 'blocked' else reference
     return module.neighborhood_attention(query, key, value, kernel_size, stride, dilation)
 
 

@@ -60,6 +60,20 @@ def feature_projection(
     return merged, shift.flatten()
 
 
+def merged_kernels(kernels: Tensor, features: Tensor) -> Tensor:
+    """The plain convolution that a projection to the features and the group convolution behind it are together.
+
+    Args:
+        kernels: ``(head_dim * heads, k^2, k, k)``.
+        features: ``(head_dim * k^2, in_channels)``, from the input to the features.
+
+    Returns:
+        ``(head_dim * heads, in_channels, k, k)``.
+    """
+    features = features.unflatten(0, (-1, kernels.shape[1]))
+    return torch.einsum('dhtyx,dtc->dhcyx', kernels.unflatten(0, (len(features), -1)), features).flatten(0, 1)
+
+
 def shift_conv(features: Tensor, kernels: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
     """Shift the features and sum them, a group convolution with zero padding.
 

@@ -75,6 +75,27 @@ def _offsets(y, x, d, step_y, step_x, step_d):
 
 
 @triton.jit
+def _load(plane, y, x, d, step_y, step_x, step_d, mask):
+    return tl.load(plane + _offsets(y, x, d, step_y, step_x, step_d), mask=mask, other=0.0)
+
+
+@triton.jit
+def _window(
+    first_x, width, KERNEL: tl.constexpr, STRIDE: tl.constexpr, DILATION: tl.constexpr, STEP: tl.constexpr,
+    QUERY_ROWS: tl.constexpr, QUERY_COLUMNS: tl.constexpr, KEY_COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """The keys that a tile of queries sees, in steps of DILATION from the first query's first.
+
+    Columns of their pixels; whether each lies in each query's columns; the first row that each query sees.
+    """
+    column = tl.arange(0, KEY_COLUMNS)
+    places = _reflect(first_x * STRIDE - KERNEL // 2 * DILATION + column * DILATION, width)
+    queries = tl.arange(0, QUERY_ROWS * QUERY_COLUMNS)
+    ahead = column[None, :] - (queries % QUERY_COLUMNS * STEP)[:, None]
+    return places, (ahead >= 0) & (ahead < KERNEL), queries // QUERY_COLUMNS * STEP
+
+
+@triton.jit
 def _forward_kernel(
     query, key, value, output, log_sum_exp,
     query_b, query_h, query_d, query_y, query_x,
@@ -95,32 +116,21 @@ def _forward_kernel(
     first_y, first_x, y, x = _query_tile(tile, residue, tiles_x, QUERY_ROWS, QUERY_COLUMNS, RESIDUES)
     d = tl.arange(0, CHANNELS)
     there = (y < query_height) & (x < query_width)
-    mask = there[:, None] & (d < HEAD_DIM)[None, :]
-    q = tl.load(query + _offsets(y, x, d, query_y, query_x, query_d), mask=mask, other=0.0)
+    in_head = (d < HEAD_DIM)[None, :]
+    mask = there[:, None] & in_head
+    q = _load(query, y, x, d, query_y, query_x, query_d, mask)
 
-    # Keys seen, in steps of DILATION from the first query's first.
-    column = tl.arange(0, KEY_COLUMNS)
-    key_place = _reflect(first_x * STRIDE - KERNEL // 2 * DILATION + column * DILATION, width)
-    queries = tl.arange(0, QUERY_ROWS * QUERY_COLUMNS)
-    ahead = column[None, :] - (queries % QUERY_COLUMNS * STEP)[:, None]
-    in_columns = (ahead >= 0) & (ahead < KERNEL)
-    top = queries // QUERY_COLUMNS * STEP
+    key_x_places, in_columns, top = _window(
+        first_x, width, KERNEL, STRIDE, DILATION, STEP, QUERY_ROWS, QUERY_COLUMNS, KEY_COLUMNS
+    )
 
     most = tl.full((QUERY_ROWS * QUERY_COLUMNS,), _MASKED, tl.float32)
     total = tl.zeros((QUERY_ROWS * QUERY_COLUMNS,), tl.float32)
     out = tl.zeros((QUERY_ROWS * QUERY_COLUMNS, CHANNELS), tl.float32)
     for row in range((QUERY_ROWS - 1) * STEP + KERNEL):
         key_row = _reflect(first_y * STRIDE - KERNEL // 2 * DILATION + row * DILATION, height)
-        k = tl.load(
-            key + _offsets(key_row, key_place, d, key_y, key_x, key_d),
-            mask=(d < HEAD_DIM)[None, :],
-            other=0.0,
-        )
-        v = tl.load(
-            value + _offsets(key_row, key_place, d, value_y, value_x, value_d),
-            mask=(d < HEAD_DIM)[None, :],
-            other=0.0,
-        )
+        k = _load(key, key_row, key_x_places, d, key_y, key_x, key_d, in_head)
+        v = _load(value, key_row, key_x_places, d, value_y, value_x, value_d, in_head)
         score = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
         in_rows = (row >= top) & (row < top + KERNEL)
         score = tl.where(in_rows[:, None] & in_columns, score, _MASKED)
@@ -164,33 +174,23 @@ def _grad_query_kernel(
     first_y, first_x, y, x = _query_tile(tile, residue, tiles_x, QUERY_ROWS, QUERY_COLUMNS, RESIDUES)
     d = tl.arange(0, CHANNELS)
     there = (y < query_height) & (x < query_width)
-    mask = there[:, None] & (d < HEAD_DIM)[None, :]
-    q = tl.load(query + _offsets(y, x, d, query_y, query_x, query_d), mask=mask, other=0.0)
-    g = tl.load(grad + _offsets(y, x, d, grad_y, grad_x, grad_d), mask=mask, other=0.0)
+    in_head = (d < HEAD_DIM)[None, :]
+    mask = there[:, None] & in_head
+    q = _load(query, y, x, d, query_y, query_x, query_d, mask)
+    g = _load(grad, y, x, d, grad_y, grad_x, grad_d, mask)
     plane = (image * heads + head) * query_height * query_width
     lse = tl.load(log_sum_exp + plane + y * query_width + x, mask=there, other=0.0)
     delta = tl.load(inner + plane + y * query_width + x, mask=there, other=0.0)
 
-    column = tl.arange(0, KEY_COLUMNS)
-    key_place = _reflect(first_x * STRIDE - KERNEL // 2 * DILATION + column * DILATION, width)
-    queries = tl.arange(0, QUERY_ROWS * QUERY_COLUMNS)
-    ahead = column[None, :] - (queries % QUERY_COLUMNS * STEP)[:, None]
-    in_columns = (ahead >= 0) & (ahead < KERNEL)
-    top = queries // QUERY_COLUMNS * STEP
+    key_x_places, in_columns, top = _window(
+        first_x, width, KERNEL, STRIDE, DILATION, STEP, QUERY_ROWS, QUERY_COLUMNS, KEY_COLUMNS
+    )
 
     result = tl.zeros((QUERY_ROWS * QUERY_COLUMNS, CHANNELS), tl.float32)
     for row in range((QUERY_ROWS - 1) * STEP + KERNEL):
         key_row = _reflect(first_y * STRIDE - KERNEL // 2 * DILATION + row * DILATION, height)
-        k = tl.load(
-            key + _offsets(key_row, key_place, d, key_y, key_x, key_d),
-            mask=(d < HEAD_DIM)[None, :],
-            other=0.0,
-        )
-        v = tl.load(
-            value + _offsets(key_row, key_place, d, value_y, value_x, value_d),
-            mask=(d < HEAD_DIM)[None, :],
-            other=0.0,
-        )
+        k = _load(key, key_row, key_x_places, d, key_y, key_x, key_d, in_head)
+        v = _load(value, key_row, key_x_places, d, value_y, value_x, value_d, in_head)
         score = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
         in_rows = (row >= top) & (row < top + KERNEL)
         weight = tl.where(in_rows[:, None] & in_columns, tl.exp2(score - lse[:, None]), 0.0)
@@ -254,8 +254,8 @@ def _grad_key_value_kernel(
     d = tl.arange(0, CHANNELS)
     in_head = (d < HEAD_DIM)[None, :]
     mask = ((y < height) & (x < width))[:, None] & in_head
-    k = tl.load(key + _offsets(y, x, d, key_y, key_x, key_d), mask=mask, other=0.0)
-    v = tl.load(value + _offsets(y, x, d, value_y, value_x, value_d), mask=mask, other=0.0)
+    k = _load(key, y, x, d, key_y, key_x, key_d, mask)
+    v = _load(value, y, x, d, value_y, value_x, value_d, mask)
     plane = (image * heads + head) * query_height * query_width
     reach: tl.constexpr = KERNEL // 2 * DILATION
     period_y, period_x = tl.maximum(2 * (height - 1), 1), tl.maximum(2 * (width - 1), 1)

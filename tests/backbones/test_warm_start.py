@@ -7,20 +7,7 @@ from mmacmix.backbones.warm_start import refine, warm_start
 from mmacmix.checkpoints import convert
 from mmacmix.checkpoints.resnet import approximate
 from mmacmix.layers import ACmix
-
-
-def host(depth=50, **arguments):
-    from mmdet.models.backbones import ResNet
-
-    torch.manual_seed(0)
-    network = ResNet(depth, norm_eval=False, **arguments)
-    for name, tensor in network.state_dict().items():
-        if 'running_var' in name:
-            tensor.uniform_(0.5, 2)
-        elif tensor.is_floating_point():
-            tensor.normal_(std=0.1)
-    network.eval()
-    return network
+from tests.hosts import resnet as host
 
 
 def test_refined_on_images_it_gives_more_of_what_the_plain_network_gives():
@@ -57,7 +44,8 @@ def test_a_state_dict_is_enough(arguments):
     plain.init_weights()
     images = torch.rand(2, 3, 64, 64)
     whole = {f'backbone.{name}': tensor for name, tensor in plain.state_dict().items()}
-    state_dict, errors = warm_start({**whole, 'head.fc.weight': torch.zeros(1)} if not arguments else whole, images)
+    whole = {**whole, 'head.fc.weight': torch.zeros(1)} if not arguments else whole
+    state_dict, errors = warm_start(whole, convert(whole, 'resnet'), images)
     network = ACmixResNet(26, base_channels=16, **arguments).eval()
     network.load_state_dict(convert(plain.state_dict(), 'resnet'))
     assert errors == refine(network, plain, images)
@@ -68,4 +56,4 @@ def test_a_state_dict_is_enough(arguments):
 def test_another_depth_is_told():
     plain = ACmixResNet(26, base_channels=8, stage_with_acmix=(False,) * 4, num_stages=2, out_indices=(1,))
     with pytest.raises(ValueError, match=r'\(1, 2, 0, 0\) bottlenecks .* none of depth \[26, 38, 50, 101\]'):
-        warm_start(plain.state_dict(), torch.rand(1, 3, 64, 64))
+        warm_start(plain.state_dict(), convert(plain.state_dict(), 'resnet'), torch.rand(1, 3, 64, 64))

@@ -7,20 +7,7 @@ from mmacmix.backbones import ACmixResNet
 from mmacmix.checkpoints import convert
 from mmacmix.checkpoints.resnet import approximate, dense_kernel, kernel_errors
 from mmacmix.layers import ACmix
-
-
-def host(depth=50, **arguments):
-    from mmdet.models.backbones import ResNet
-
-    torch.manual_seed(0)
-    network = ResNet(depth, norm_eval=False, **arguments)
-    for name, tensor in network.state_dict().items():
-        if 'running_var' in name:
-            tensor.uniform_(0.5, 2)
-        elif tensor.is_floating_point():
-            tensor.normal_(std=0.1)
-    network.eval()
-    return network
+from tests.hosts import resnet as host
 
 
 def out_of_reach(weight, heads):
