@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import MODELS, init_default_scope
@@ -51,7 +52,7 @@ def add_config_arguments(parser: ArgumentParser, optional: bool = False) -> None
         parser: The parser to add them to.
         optional: The tool can do without a config. Default: False.
     """
-    parser.add_argument('config', nargs='?' if optional else None, help='config file')
+    parser.add_argument('config', nargs='?' if optional else None, help='config file, or package::path')
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -89,10 +90,10 @@ def load_config(args: Namespace) -> Config:
     Raises:
         UserError: The file is missing or can't be read, or an override does not fit or means nothing.
     """
-    if not os.path.isfile(args.config):
+    if '::' not in args.config and not os.path.isfile(args.config):
         raise UserError(f'there is no config at {args.config}')
     try:
-        cfg = Config.fromfile(args.config)
+        cfg = get_config(args.config) if '::' in args.config else Config.fromfile(args.config)
     except Exception as error:
         raise UserError(f'{args.config} cannot be read: {_first_line(error)}') from error
     options = args.cfg_options or {}

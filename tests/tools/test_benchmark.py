@@ -1,0 +1,82 @@
+import json
+
+import pytest
+
+from tests.tooling import ROOT, complaint, load
+
+SMALL = (
+    'model.backbone.base_channels=8',
+    'model.neck.in_channels=[32,64,128,256]',
+    'model.train_cfg.rcnn.sampler.num=8',
+)
+
+
+def rows(capsys, *arguments):
+    """The first column of the table that the tool prints."""
+    load('benchmark.py').main([*map(str, arguments), '--repeats', '1'])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith('|')]
+    return [line.split('|')[1].strip() for line in lines[2:]]
+
+
+def test_a_layer_with_every_backend(capsys, tmp_path):
+    out = tmp_path / 'new' / 'op.json'
+    names = rows(capsys, 'op', '--channels', 8, '--size', 9, 12, '--json', out, '--chart', tmp_path / 'op.png')
+    assert names == ['plain 3x3', 'blocked', 'reference', 'fused']
+    report = json.loads(out.read_text())
+    assert list(report['results']) == names and len(report['results']['fused']['seconds']) == 1
+    assert report['settings']['size'] == [9, 12] and report['torch']
+    assert (tmp_path / 'op.png').stat().st_size > 5000
+
+
+def test_backward_keeps_memory_and_leaves_out_the_fused_layer(capsys, tmp_path):
+    out = tmp_path / 'op.json'
+    options = ('--backward', '--dtype', 'bfloat16', '--channels-last', '--stride', 2)
+    names = rows(capsys, 'op', '--channels', 8, '--size', 9, 12, *options, '--json', out)
+    assert names == ['plain 3x3', 'blocked', 'reference']
+    kept = {name: each['kept_memory'] for name, each in json.loads(out.read_text())['results'].items()}
+    assert 0 < kept['blocked'] < kept['reference']
+
+
+def test_only_some_against_another_baseline(capsys):
+    options = ('--only', 'fused', '--baseline', 'blocked')
+    assert rows(capsys, 'op', '--channels', 8, '--size', 9, 12, *options) == ['blocked', 'fused']
+
+
+def test_backbones(capsys):
+    assert rows(capsys, 'backbone', 'swin-tiny', '--size', 32, 32) == ['plain', 'ACmix']
+    assert rows(capsys, 'backbone', 'resnet50', '--size', 32, 32, '--only', 'blocked') == ['plain', 'blocked']
+
+
+def test_detectors_and_their_training(capsys):
+    config = ROOT / 'configs/mask_rcnn/mask-rcnn_acmix-r26_fpn_1x_coco.py'
+    common = (config, '--size', 64, 96, '--cfg-options', *SMALL)
+    assert rows(capsys, 'detector', *common) == [config.stem, f'{config.stem}, fused']
+    assert rows(capsys, 'train', *common) == [config.stem]
+
+
+def test_a_config_of_the_host(capsys):
+    name = 'retinanet_r50_fpn_1x_coco'
+    options = ('--size', 32, 32, '--cfg-options', 'model.backbone.init_cfg=None')
+    assert rows(capsys, 'train', f'mmdet::retinanet/{name}.py', *options) == [name]
+
+
+def test_scaling(capsys, tmp_path):
+    names = rows(capsys, 'scaling', '--size', 64, 128, '--chart', tmp_path / 'scaling.png')
+    assert names[:4] == ['1 of 32x64', '1 of 45x91', '1 of 55x111', '1 of 64x128']
+    assert names[4:] == ['2 of 32x64', '3 of 32x64', '4 of 32x64']
+    assert (tmp_path / 'scaling.png').stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (('op', '--channels', 0), '--channels must be positive, got 0'),
+        (('op', '--size', 0, 3), '--size must be positive, got [0, 3]'),
+        (('op', '--chart', 'a.jpg'), '--chart takes a .png file, got a.jpg'),
+        (('op', '--only', 'fast'), "there is 'plain 3x3', 'blocked', 'reference', 'fused', but no 'fast'"),
+        (('train', 'nowhere.py'), 'there is no config at nowhere.py'),
+        (('train', 'mmdet::nowhere.py'), 'mmdet::nowhere.py cannot be read'),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(arguments, message, capsys):
+    assert message in complaint('benchmark.py', arguments, capsys)

@@ -1,0 +1,268 @@
+#!/usr/bin/env python
+"""Time and memory of ACmix beside what it replaces, measured in turn in one process.
+
+python tools/benchmark.py op --channels 64 --size 100 168 --backward
+python tools/benchmark.py backbone resnet50 --size 800 1344
+python tools/benchmark.py detector mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py configs/maskrcnn_acmix.py
+python tools/benchmark.py train mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py configs/maskrcnn_acmix.py
+python tools/benchmark.py scaling
+"""
+
+import json
+import math
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from mmengine.config import Config
+from torch import Tensor, nn
+
+from mmacmix.backbones import ACmixResNet, ACmixSwinTransformer
+from mmacmix.deploy import fuse
+from mmacmix.layers import ACmix
+from mmacmix.ops import available_backends
+from mmacmix.reporting.measurement import Work, draw, draw_scaling, measure, table
+from mmacmix.running import UserError, add_config_arguments, build_model, load_config, run
+
+DTYPES = ('float32', 'float16', 'bfloat16')
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(description='Time and memory of ACmix beside what it replaces.')
+    commands = parser.add_subparsers(dest='command', required=True)
+
+    op = commands.add_parser('op', help='one layer: every backend, fused, and a plain 3x3 convolution')
+    op.add_argument('--channels', type=int, default=64, help='default: 64')
+    op.add_argument('--stride', type=int, default=1, help='default: 1')
+    add_common(op, [100, 168], layers)
+
+    backbone = commands.add_parser('backbone', help='a backbone: every backend, fused, and the plain network')
+    backbone.add_argument('network', choices=['resnet50', 'swin-tiny'])
+    add_common(backbone, [800, 1344], backbones)
+
+    for name, text, works in (
+        ('detector', "detectors' networks, without pre- and postprocessing, each also fused", detectors),
+        ('train', 'a training step of detectors: forward, loss and backward', training_steps),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument('configs', nargs='+', help='config files, or package::path; the first is the baseline')
+        command.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='override all configs')
+        add_common(command, [800, 1344], works)
+
+    scaling = commands.add_parser('scaling', help='ACmix-ResNet-50 over the area of the image, and over the batch')
+    add_common(scaling, [2000, 1333], sizes)
+
+    args = parser.parse_args(argv)
+    numbers = {
+        name: getattr(args, name, None) for name in ('channels', 'stride', 'size', 'batch', 'repeats', 'threads')
+    }
+    for name, number in numbers.items():
+        if number is not None and min(number if name == 'size' else [number]) < 1:
+            parser.error(f'--{name} must be positive, got {number}')
+    if args.chart and Path(args.chart).suffix != '.png':
+        parser.error(f'--chart takes a .png file, got {args.chart}')
+    for path in filter(None, (args.json, args.chart)):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    args.backward = args.backward or args.command == 'train'
+    works = choose(args.works(args), args)
+    show(measure(works, args.repeats, args.device), args)
+
+
+def add_common(parser: ArgumentParser, size: list[int], works: Callable[[Namespace], dict[str, Work]]) -> None:
+    """The options that all commands share."""
+    parser.set_defaults(works=works)
+    text = f'pixels; default: {size[0]} {size[1]}'
+    parser.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'), default=size, help=text)
+    parser.add_argument('--batch', type=int, default=1, help='images; default: 1')
+    parser.add_argument('--backward', action='store_true', help='forward and backward')
+    parser.add_argument('--only', nargs='+', metavar='NAME', help='alternatives to measure; default: all')
+    parser.add_argument('--baseline', metavar='NAME', help='what the others are compared with; default: the plain one')
+    parser.add_argument('--repeats', type=int, default=5, help='default: 5')
+    parser.add_argument('--device', default='cpu', help='default: cpu')
+    parser.add_argument('--dtype', choices=DTYPES, default='float32', help='of whole configs by autocast')
+    parser.add_argument('--channels-last', action='store_true', help='inputs in this memory format')
+    parser.add_argument('--threads', type=int, help="of the CPU; default: torch's choice")
+    parser.add_argument('--json', help='also write all numbers there')
+    parser.add_argument('--chart', help='also draw the times into this PNG')
+
+
+def layers(args: Namespace) -> dict[str, Work]:
+    """One layer."""
+    networks = {'plain 3x3': nn.Conv2d(args.channels, args.channels, 3, args.stride, 1, bias=False)}
+    networks |= backends_of(ACmix(args.channels, args.channels, stride=args.stride), args)
+    return {
+        name: on_random_maps(network, (args.batch, args.channels, *args.size), args)
+        for name, network in networks.items()
+    }
+
+
+def backbones(args: Namespace) -> dict[str, Work]:
+    """A whole backbone."""
+    from mmdet.models import ResNet, SwinTransformer
+
+    if args.network == 'resnet50':
+        networks = {'plain': ResNet(50)} | backends_of(ACmixResNet(50), args)
+    else:
+        networks = {'plain': SwinTransformer(), 'ACmix': ACmixSwinTransformer('tiny')}
+    return {name: on_random_maps(network, (args.batch, 3, *args.size), args) for name, network in networks.items()}
+
+
+class Images(NamedTuple):
+    """Some images of a size."""
+
+    number: int
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f'{self.number} of {self.height}x{self.width}'
+
+
+def sizes(args: Namespace) -> dict[Images, Work]:
+    """One backbone on an image of a quarter of the area to all of it, and on two to four images of the former."""
+    network = ACmixResNet(50)
+    quarters = {
+        parts: Images(args.batch, *(round(side * (parts / 4) ** 0.5) for side in args.size)) for parts in range(1, 5)
+    }
+    several = [quarters[1]._replace(number=args.batch * parts) for parts in range(2, 5)]
+    return {
+        images: on_random_maps(network, (images.number, 3, images.height, images.width), args)
+        for images in [*quarters.values(), *several]
+    }
+
+
+def on_random_maps(network: nn.Module, shape: tuple[int, int, int, int], args: Namespace) -> Work:
+    """Forward, or forward and backward, of a network in the precision asked for."""
+    dtype = getattr(torch, args.dtype)
+    network.to(args.device, dtype).train(args.backward)
+    x = torch.rand(shape, dtype=dtype, device=args.device)
+    if args.channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    x.requires_grad_(args.backward)
+
+    def work() -> Tensor | None:
+        if not args.backward:
+            with torch.inference_mode():
+                network(x)
+            return None
+        out = network(x)
+        return sum(each.sum() for each in (out if isinstance(out, tuple) else [out]))
+
+    return work
+
+
+def backends_of(model: nn.Module, args: Namespace) -> dict[str, nn.Module]:
+    """The same network with every backend, and fused."""
+    networks = {}
+    for backend in available_backends(args.device):
+        networks[backend] = deepcopy(model)
+        for module in networks[backend].modules():
+            if isinstance(module, ACmix):
+                module.backend = backend
+    if not args.backward:
+        networks['fused'] = fuse(deepcopy(model))
+    return networks
+
+
+def detectors(args: Namespace) -> dict[str, Work]:
+    """Inference of the networks of configs."""
+    works = {}
+    for path in args.configs:
+        model = build_model(config_of(path, args)).to(args.device).eval()
+        works[Path(path).stem] = inference(model, args)
+        works[f'{Path(path).stem}, fused'] = inference(fuse(deepcopy(model)), args)
+    return works
+
+
+def training_steps(args: Namespace) -> dict[str, Work]:
+    """A training step of the networks of configs."""
+    return {
+        Path(path).stem: training_step(build_model(config_of(path, args)).to(args.device), args)
+        for path in args.configs
+    }
+
+
+def config_of(path: str, args: Namespace) -> Config:
+    parser = ArgumentParser()
+    add_config_arguments(parser)
+    return load_config(parser.parse_args([path, *(['--cfg-options', *args.cfg_options] if args.cfg_options else [])]))
+
+
+def precision(args: Namespace) -> AbstractContextManager:
+    dtype = getattr(torch, args.dtype)
+    return nullcontext() if dtype == torch.float32 else torch.autocast(torch.device(args.device).type, dtype)
+
+
+def inference(model: nn.Module, args: Namespace) -> Work:
+    image = torch.rand(args.batch, 3, *args.size, device=args.device)
+    samples = batch_of(model, args)['data_samples'] if hasattr(model, 'roi_head') else None
+
+    def work() -> None:
+        with torch.inference_mode(), precision(args):
+            model(image, samples, mode='tensor')
+
+    return work
+
+
+def training_step(model: nn.Module, args: Namespace) -> Work:
+    model.train()
+    batch = model.data_preprocessor(batch_of(model, args), True)
+
+    def work() -> Tensor:
+        model.zero_grad()
+        with precision(args):
+            return model.parse_losses(model(**batch, mode='loss'))[0]
+
+    return work
+
+
+def batch_of(model: nn.Module, args: Namespace) -> dict:
+    """Random images, boxes and masks, as a data loader gives them."""
+    from mmdet.testing import demo_mm_inputs
+
+    masks = getattr(getattr(model, 'roi_head', None), 'with_mask', False)
+    return demo_mm_inputs(args.batch, [[3, *args.size]] * args.batch, num_items=[10] * args.batch, with_mask=masks)
+
+
+def choose(works: dict, args: Namespace) -> dict:
+    """Those that ``--only`` names, and the baseline."""
+    names = [str(name) for name in works]
+    args.baseline = args.baseline or names[0]
+    wanted = [args.baseline, *(args.only or names)]
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        raise UserError(f'there is {", ".join(map(repr, names))}, but no {unknown[0]!r}')
+    return {name: work for name, work in works.items() if str(name) in wanted}
+
+
+def show(results: dict, args: Namespace) -> None:
+    """On the screen, and into the files asked for."""
+    machine = f'{torch.get_num_threads()} CPU threads' if args.device == 'cpu' else torch.cuda.get_device_name()
+    what = ' '.join(str(getattr(args, name)) for name in ('network', 'channels') if name in args)
+    passes = 'forward and backward' if args.backward else 'forward'
+    size = f'{args.batch} x {args.size[0]}x{args.size[1]}'
+    title = ', '.join(each for each in (args.command, what, size, args.dtype, passes) if each)
+    named = {str(name): measured for name, measured in results.items()}
+    print(f'{title}; {machine}, torch {torch.__version__}, {args.repeats} repeats\n')
+    print(table(named, args.baseline))
+    if args.json:
+        settings = {name: value for name, value in vars(args).items() if name != 'works'}
+        numbers = {name: measured._asdict() for name, measured in named.items()}
+        report = dict(settings=settings, machine=machine, torch=torch.__version__, results=numbers)
+        Path(args.json).write_text(json.dumps(report, indent=2))
+    if args.chart and args.command == 'scaling':
+        pixels = {math.prod(images) / 1e6: measured for images, measured in results.items()}
+        draw_scaling(pixels, 'million pixels', f'{title}; {machine}', args.chart)
+    elif args.chart:
+        draw(named, f'{title}; {machine}', args.chart)
+
+
+if __name__ == '__main__':
+    run(main)
