@@ -6,11 +6,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers import ACmix
 from ..layers.acmix import coordinates
-from ..ops import feature_projection, merged_kernels, neighborhood_attention
-
-# Up to so many input channels a plain convolution, with its 9 * in_channels multiply-adds an output, is faster than
-# the factors it is made of, with their 2.25 * in_channels + 81.
-_DENSE = 128
+from ..layers.shift_conv import DENSE
+from ..ops import dense_shift_conv, feature_projection, merged_kernels, neighborhood_attention
 
 
 class FusedACmix(nn.Module):
@@ -43,7 +40,7 @@ class FusedACmix(nn.Module):
                 for group in groups
             )
         if layer.has_convolution:
-            kind = _Dense if layer.in_channels <= _DENSE else _Factored
+            kind = _Dense if layer.in_channels <= DENSE else _Factored
             self.convolution = kind(layer, scale * layer.conv_rate, shift)
         self.shift = None if layer.has_convolution else nn.Parameter(shift.view(-1, 1, 1))
 
@@ -86,52 +83,24 @@ class _Factored(nn.Module):
 
 
 class _Dense(nn.Module):
-    """The convolution path as one convolution.
-
-    The features' bias is zero outside the map, the plain convolution's is the same everywhere: outputs whose window
-    reaches over the border get the difference.
-    """
+    """The convolution path as one convolution."""
 
     def __init__(self, layer: ACmix, factor: Tensor, shift: Tensor) -> None:
         super().__init__()
         weight, bias, kernels = _factors(layer, factor)
-        taps = merged_kernels(kernels, bias[:, None])[:, 0]
-        self.conv = _conv(
-            merged_kernels(kernels, weight),
-            shift + taps.sum((1, 2)),
-            layer.stride[0],
-            layer.padding[0],
-            layer.dilation[0],
-        )
-        self.taps = nn.Parameter(taps)
+        self.weight, self.bias = nn.Parameter(merged_kernels(kernels, weight).detach()), nn.Parameter(shift)
+        self.taps = nn.Parameter(merged_kernels(kernels, bias[:, None])[:, 0].detach())
+        self.stride, self.dilation = layer.stride[0], layer.dilation[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.conv(x)
-        # On the CPU, so that a GPU is not waited for.
-        inside_y, inside_x = (self._inside(side) for side in x.shape[2:])
-        partial_y, partial_x = (~inside.all(1) for inside in (inside_y, inside_x))
-        for rows, columns in ((partial_y, torch.ones_like(partial_x)), (~partial_y, partial_x)):
-            rows, columns = (places.nonzero()[:, 0] for places in (rows, columns))
-            if len(rows) and len(columns):
-                seen_y, seen_x = inside_y[rows].to(out), inside_x[columns].to(out)
-                seen = torch.einsum('yk,xl,okl->oyx', seen_y, seen_x, self.taps) - self.taps.sum((1, 2))[:, None, None]
-                out[:, :, rows[:, None], columns] += seen
-        return out
-
-    def _inside(self, side: int) -> Tensor:
-        """``(outputs, k)``: whether a tap of an output's window lies on the map."""
-        stride, dilation, padding, taps = (
-            each[0] for each in (self.conv.stride, self.conv.dilation, self.conv.padding, self.conv.kernel_size)
-        )
-        places = torch.arange(0, side, stride)[:, None] - padding + torch.arange(taps) * dilation
-        return (places >= 0) & (places < side)
+        return dense_shift_conv(x, self.weight, self.taps, self.bias, self.stride, self.dilation)
 
 
 def _factors(layer: ACmix, factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Weight and bias of the projection to the features, and the kernels of the group convolution times a factor."""
     path = layer.shift_conv
     weight, bias = feature_projection(*layer.joined_projections(), path.mixing, path.mixing_bias)
-    return weight, bias, path.weight.repeat_interleave(path.sharing_heads, 0) * factor.view(-1, 1, 1, 1)
+    return weight, bias, path.of_all_heads(path.weight) * factor.view(-1, 1, 1, 1)
 
 
 def _scale_and_shift(layer: ACmix, norm: _BatchNorm | None) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
@@ -119,17 +120,17 @@ class ACmix(TwoPaths):
         x = x.contiguous(memory_format=torch.channels_last)
         out = 0
         if self.has_attention:
-            out = self.attention_rate * self._attention(x)
+            out = self._attention(x)
         if self.has_convolution:
-            out = out + self.conv_rate * self._convolution(x)
+            out = out + self._convolution(x)
         if self.bias is not None:
             out = out + self.bias.view(-1, 1, 1)
         return out.contiguous(memory_format=memory_format)
 
     def _attention(self, x: Tensor) -> Tensor:
-        query, key, value = (
-            project(x).unflatten(1, (self.num_heads, -1)) for project in (self.query, self.key, self.value)
-        )
+        # The weights of a window add up to 1, so a factor of the values is one of the output, and is cheaper.
+        value = F.conv2d(x, self.attention_rate * self.value.weight, self.attention_rate * self.value.bias)
+        query, key, value = (each.unflatten(1, (self.num_heads, -1)) for each in (self.query(x), self.key(x), value))
         # The logits are query_i . (key_j + position_i - position_j); position_i is the same for all j of a window
         # and the softmax cancels it (the bias of the position convolution goes the same way).
         key = key - self.position(coordinates(x))[:, None]
@@ -140,7 +141,7 @@ class ACmix(TwoPaths):
 
     def _convolution(self, x: Tensor) -> Tensor:
         # Channel d * num_heads + h, unlike the attention path: the published order, which checkpoints depend on.
-        return self.shift_conv(x, *self.joined_projections())
+        return self.shift_conv(x, *self.joined_projections(), self.conv_rate)
 
     def joined_projections(self) -> tuple[Tensor, Tensor]:
         """Weight ``(3 * out_channels, in_channels)`` and bias of query, key and value as one projection."""

@@ -4,7 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import feature_projection, mix, shift_conv, shift_kernels
+from ..ops import dense_shift_conv, feature_projection, merged_kernels, mix, shift_conv, shift_kernels
+
+#: Up to so many input channels one plain convolution, of ``k^2 * in_channels`` multiply-adds an output, is faster than
+#: the features and the group convolution that it is made of, of fewer.
+DENSE = 64
 
 
 class ShiftConv(nn.Module):
@@ -71,23 +75,39 @@ class ShiftConv(nn.Module):
         weight, bias = feature_projection(weight, bias, self.mixing, self.mixing_bias)
         return F.conv2d(x, weight[..., None, None], bias)
 
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, rate: Tensor | None = None) -> Tensor:
         """Apply the path to what :meth:`features` takes.
+
+        Args:
+            x: ``(B, in_channels, H, W)``.
+            weight: ``(inputs * head_dim, in_channels)``, the projections to query, key and value.
+            bias: ``(inputs * head_dim,)`` or None.
+            rate: A factor of the output, ``(1,)``, or None. Default: None.
 
         Returns:
             ``(B, num_heads * head_dim, ceil(H / stride), ceil(W / stride))``.
         """
-        return self._shift(self.features(x, weight, bias))
+        weight, bias = feature_projection(weight, bias, self.mixing, self.mixing_bias)
+        kernels = self.weight if rate is None else self.weight * rate  # smaller than the output
+        if x.shape[1] > DENSE:
+            return self._shift(F.conv2d(x, weight[..., None, None], bias), kernels)
+        kernels = self.of_all_heads(kernels)
+        merged, taps = merged_kernels(kernels, weight), merged_kernels(kernels, bias[:, None])[:, 0]
+        return dense_shift_conv(x, merged, taps, None, self.stride, self.dilation)
+
+    def of_all_heads(self, kernels: Tensor) -> Tensor:
+        """Kernels with those that heads share repeated for each of them."""
+        return kernels.repeat_interleave(self.sharing_heads, 0) if self.sharing_heads > 1 else kernels
 
     def of_projections(self, projections: Tensor) -> Tensor:
         """Apply the path to query, key and value that are there already: ``(B, inputs * head_dim, H, W)``."""
-        return self._shift(mix(projections, self.mixing, self.mixing_bias))
+        return self._shift(mix(projections, self.mixing, self.mixing_bias), self.weight)
 
     def multiply_adds(self, pixels: int, outputs: int) -> int:
         """Those of the fully connected layer on ``pixels`` and of the shifts on ``outputs`` pixels."""
         head_dim = self.weight.shape[0] * self.sharing_heads // self.num_heads
         return self.mixing.numel() * head_dim * pixels + self.weight.numel() * outputs
 
-    def _shift(self, features: Tensor) -> Tensor:
-        out = shift_conv(features, self.weight, self.stride, self.dilation)
+    def _shift(self, features: Tensor, kernels: Tensor) -> Tensor:
+        out = shift_conv(features, kernels, self.stride, self.dilation)
         return out.repeat_interleave(self.sharing_heads, 1) if self.sharing_heads > 1 else out

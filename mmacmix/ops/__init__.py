@@ -1,12 +1,13 @@
 from .aggregation import aggregate, windows
 from .neighborhood_attention import BACKENDS, available_backends, check_window, neighborhood_attention
-from .shift_conv import feature_projection, merged_kernels, mix, shift_conv, shift_kernels
+from .shift_conv import dense_shift_conv, feature_projection, merged_kernels, mix, shift_conv, shift_kernels
 
 __all__ = [
     'BACKENDS',
     'aggregate',
     'available_backends',
     'check_window',
+    'dense_shift_conv',
     'feature_projection',
     'merged_kernels',
     'mix',

@@ -4,15 +4,15 @@ The map is cut into vertical strips a few queries wide. For each strip the keys 
 (the strip and its halo) are laid out row after row, so that the keys of *one row of queries*, ``kernel_size`` rows
 of the strip, are one contiguous piece of memory: a matrix. The matrices of successive query rows overlap, as views of
 the same memory, so keys are copied less than twice instead of ``kernel_size ** 2`` times. A row of queries is scored
-against its matrix in one product; a mask removes the keys outside each query's window.
+against its matrix in one product a head; a mask removes the keys outside each query's window.
 
-All strips of all heads and images are stacked into one long strip. The rows at a seam would see keys of two strips:
-they hold zeros, not queries. The stack goes through in chunks whose scores stay in the processor's cache, and backward
-computes the scores again instead of keeping them: a training step keeps the query, key, value and output maps, nothing
-else.
+All strips of all images are stacked into one long strip, with the channels of all heads side by side, as channels_last
+memory has them: what is copied are long pieces. The rows at a seam would see keys of two strips: they hold zeros, not
+queries. The stack goes through in chunks whose scores stay in the processor's cache, and backward computes the scores
+again instead of keeping them: a training step keeps the query, key, value and output maps, nothing else.
 
-A dilated window sees every ``dilation``-th pixel. The pixels of one residue are laid out side by side, which leaves
-a problem without dilation for each residue.
+A dilated window sees every ``dilation``-th pixel. The strips of a residue hold just these, which leaves a problem
+without dilation for each residue.
 """
 
 import math
@@ -21,14 +21,12 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .borders import reflect
 
-_STRIP = 8  # queries; a wider strip has fewer copies, a narrower one fewer keys to mask
-_CHUNK = 1 << 18  # scores
+_CHUNK = 1 << 19  # scores at a time: few enough for the cache, enough for all cores
 
 
 def neighborhood_attention(
@@ -43,24 +41,13 @@ class _Axis(NamedTuple):
 
     residues: int
     strips: int  # of a residue
-    queries: int  # places for queries of a strip
+    places: int  # for queries, of a strip
     step: int  # keys between two queries
     seen: int  # keys that a strip sees
-    keys: Tensor  # pixels of all residues' keys, one residue after the other, reflected at the borders
-
-
-def _cut_axis(length: int, queries: int, strip: int, kernel_size: int, stride: int, dilation: int) -> _Axis:
-    common = math.gcd(stride, dilation)
-    residues, step = dilation // common, stride // common
-    strips = -(-queries // (residues * strip))
-    places = -(-queries // (residues * strips))
-    seen = (places - 1) * step + kernel_size
-    if strips == 1:  # its neighbour in the stack is another strip: the seam needs places of its own
-        places = -(-seen // step)
-        seen = places * step
-    first = torch.arange(residues)[:, None] * stride - kernel_size // 2 * dilation
-    keys = first + torch.arange((strips - 1) * places * step + seen) * dilation
-    return _Axis(residues, strips, places, step, seen, reflect(keys, length).flatten())
+    before: int  # pixels that the windows reach over the border
+    outside: Tensor  # where they do: pixels of the padded map, before and behind ...
+    inside: Tensor  # ... and the pixels of the padded map that these mirror
+    padded: int  # pixels of the padded map
 
 
 class _Cut(NamedTuple):
@@ -68,31 +55,51 @@ class _Cut(NamedTuple):
 
     rows: _Axis
     columns: _Axis
+    stride: int
+    dilation: int
     window: int  # grid rows that a row of queries sees; a grid row holds the keys from one query row to the next
     mask: Tensor  # (queries, window * keys of a grid row), added to the scores: 0 within the query's window, else -inf
+
+
+def _strip_width(head_dim: int) -> int:
+    """Queries. A wider strip has fewer copies of keys and larger matrices, a narrower one fewer keys to mask."""
+    return 8 if head_dim < 128 else 16
 
 
 @lru_cache(maxsize=64)
 def _cut(
     key_size: tuple[int, int],
     query_size: tuple[int, int],
+    strip: int,
     kernel_size: int,
     stride: int,
     dilation: int,
     dtype: torch.dtype,
     device: torch.device,
 ) -> _Cut:
-    rows, columns = (
-        _cut_axis(length, queries, strip, kernel_size, stride, dilation)
-        for length, queries, strip in zip(key_size, query_size, (query_size[0], _STRIP), strict=False)
-    )
-    window = -(-kernel_size // rows.step)
-    ahead = torch.arange(columns.seen) - torch.arange(columns.queries)[:, None] * columns.step
-    outside = ((ahead < 0) | (ahead >= kernel_size)).repeat(1, window * rows.step)
-    outside[:, kernel_size * columns.seen :] = True
-    mask = torch.zeros(outside.shape, dtype=dtype).masked_fill_(outside, -math.inf)
-    rows, columns = (axis._replace(keys=axis.keys.to(device)) for axis in (rows, columns))
-    return _Cut(rows, columns, window, mask.to(device))
+    common = math.gcd(stride, dilation)
+    residues, step = dilation // common, stride // common
+
+    def cut_axis(length: int, strips: int, places: int, seen: int) -> _Axis:
+        before = kernel_size // 2 * dilation
+        last = (residues - 1) * stride + ((strips - 1) * places * step + seen - 1) * dilation
+        padded = max(last + 1, before + length)
+        outside = torch.cat([torch.arange(before), torch.arange(before + length, padded)])
+        inside = reflect(outside - before, length) + before
+        return _Axis(residues, strips, places, step, seen, before, outside.to(device), inside.to(device), padded)
+
+    # Below each other, strips of other columns follow: a seam of rows that are no queries.
+    places = -(-((-(-query_size[0] // residues) - 1) * step + kernel_size) // step)
+    rows = cut_axis(key_size[0], 1, places, places * step)
+    strips = -(-query_size[1] // (residues * strip))
+    places = -(-query_size[1] // (residues * strips))
+    columns = cut_axis(key_size[1], strips, places, (places - 1) * step + kernel_size)
+    window = -(-kernel_size // step)
+    ahead = torch.arange(columns.seen) - torch.arange(places)[:, None] * step
+    hidden = ((ahead < 0) | (ahead >= kernel_size)).repeat(1, window * step)
+    hidden[:, kernel_size * columns.seen :] = True
+    mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, -math.inf)
+    return _Cut(rows, columns, stride, dilation, window, mask.to(device))
 
 
 class _BlockedAttention(torch.autograd.Function):
@@ -101,17 +108,22 @@ class _BlockedAttention(torch.autograd.Function):
         dtype = torch.promote_types(query.dtype, torch.float32)
         # While a tracer shows fake tensors instead of real ones, they must not get into the cache.
         cut_of = _cut if type(query.new_empty(0)) is Tensor else _cut.__wrapped__
-        cut = cut_of(key.shape[3:], query.shape[3:], kernel_size, stride, dilation, dtype, query.device)
-        queries = _stack_queries(query.to(dtype), cut)
-        keys, values = (_windows(_stack_keys(maps.to(dtype), cut), cut) for maps in (key, value))
+        sizes = key.shape[3:], query.shape[3:], _strip_width(query.shape[2])
+        cut = cut_of(*sizes, kernel_size, stride, dilation, dtype, query.device)
+        queries = _stack_queries(query, cut)
+        keys, values = (_windows(_stack_keys(maps, cut), cut) for maps in (key, value))
         outputs = torch.empty_like(queries)
+        heads = _heads(query)
         # Room for a chunk, to be used again and again: fresh memory costs more than the arithmetic.
         chunk = _rows_per_chunk(queries, cut)
         scores, weights = queries.new_empty(2, chunk, *cut.mask.shape)
+        mixed = queries.new_empty(chunk, queries.shape[1], query.shape[2])
         for rows in _chunks(queries, cut):
             count = rows.stop - rows.start
-            weight = _attention_weights(queries[rows], keys[rows], cut, scores[:count], weights[:count])
-            torch.bmm(weight, values[rows], out=outputs[rows])
+            for head in heads:
+                q, k, v = queries[rows, :, head], keys[rows, :, head], values[rows, :, head]
+                weight = _attention_weights(q, k, cut, scores[:count], weights[:count])
+                outputs[rows, :, head] = torch.bmm(weight, v, out=mixed[:count])
         output = _unstack_queries(outputs, query, cut)
         ctx.save_for_backward(query, key, value, output)
         ctx.cut = cut
@@ -121,29 +133,30 @@ class _BlockedAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_output):
         query, key, value, output = ctx.saved_tensors
-        cut, dtype = ctx.cut, ctx.cut.mask.dtype
-        queries, grads, outputs = (_stack_queries(maps.to(dtype), cut) for maps in (query, grad_output, output))
-        grids = [_stack_keys(maps.to(dtype), cut) for maps in (key, value)]
+        cut = ctx.cut
+        queries, grads, outputs = (_stack_queries(maps, cut) for maps in (query, grad_output, output))
+        grids = [_stack_keys(maps, cut) for maps in (key, value)]
         keys, values = (_windows(grid, cut) for grid in grids)
         grad_grids = [torch.zeros_like(grid) for grid in grids]
-        grad_queries = torch.empty_like(queries)
-        inner = (grads * outputs).sum(-1, keepdim=True)
+        grad_queries = outputs  # a chunk of outputs is not needed any more when its gradients are there
         chunk = _rows_per_chunk(queries, cut)
         scores, weights = queries.new_empty(2, chunk, *cut.mask.shape)
+        mixed = queries.new_empty(chunk, queries.shape[1], query.shape[2])
         overlap = cut.window - 1
-        matrices = queries.new_zeros(overlap + chunk + overlap, *keys.shape[1:])
+        matrices = queries.new_zeros(overlap + chunk + overlap, keys.shape[1], query.shape[2])
         for rows in _chunks(queries, cut):
             count = rows.stop - rows.start
-            q, k, grad, score = queries[rows], keys[rows], grads[rows], scores[:count]
-            weight = _attention_weights(q, k, cut, score, weights[:count])
-            # d score = weight * (d weight - sum(weight * d weight)), and that sum is output . d output
-            torch.bmm(grad, values[rows].mT, out=score)
-            score.sub_(inner[rows]).mul_(weight)
-            torch.bmm(score, k, out=grad_queries[rows])
-            for grad_grid, left, right in zip(grad_grids, (score, weight), (q, grad), strict=False):
-                torch.bmm(left.mT, right, out=matrices[overlap : overlap + count])
-                matrices[overlap + count :][:overlap].zero_()
-                grad_grid[rows.start : rows.stop + overlap] += _overlap_add(matrices, count, cut)
+            for head in _heads(query):
+                q, k, v, grad, out = (stack[rows, :, head] for stack in (queries, keys, values, grads, outputs))
+                weight = _attention_weights(q, k, cut, scores[:count], weights[:count])
+                # d score = weight * (d weight - sum(weight * d weight)), and that sum is output . d output
+                score = torch.bmm(grad, v.mT, out=scores[:count])
+                score.sub_((grad * out).sum(-1, keepdim=True)).mul_(weight)
+                out.copy_(torch.bmm(score, k, out=mixed[:count]))
+                for grad_grid, left, right in zip(grad_grids, (score, weight), (q, grad), strict=True):
+                    torch.bmm(left.mT, right, out=matrices[overlap : overlap + count])
+                    matrices[overlap + count :][:overlap].zero_()
+                    grad_grid[rows.start : rows.stop + overlap, :, head] += _overlap_add(matrices, count, cut)
         scale = query.shape[2] ** -0.5
         return (
             _unstack_queries(grad_queries.mul_(scale), query, cut),
@@ -155,75 +168,114 @@ class _BlockedAttention(torch.autograd.Function):
         )
 
 
+def _heads(maps: Tensor) -> list[slice]:
+    """The channels of each head."""
+    heads, channels = maps.shape[1:3]
+    return [slice(head * channels, (head + 1) * channels) for head in range(heads)]
+
+
+def _channels_last(maps: Tensor) -> Tensor:
+    """``(B, heads, d, H, W)`` -> ``(B, H, W, heads * d)``, a view of a channels_last map."""
+    return maps.permute(0, 3, 4, 1, 2).flatten(3)
+
+
 def _stack_queries(maps: Tensor, cut: _Cut) -> Tensor:
-    """``(B, heads, d, H, W)`` -> ``(rows of all strips, queries, d)``, zeros in the places of no query."""
+    """``(B, heads, d, H, W)`` -> ``(rows of all strips, queries, heads * d)``, zeros in the places of no query."""
+    maps = _channels_last(maps)
     rows, columns = cut.rows, cut.columns
-    maps = F.pad(
-        maps,
-        (
-            0,
-            columns.residues * columns.strips * columns.queries - maps.shape[4],
-            0,
-            rows.residues * rows.queries - maps.shape[3],
-        ),
-    )
-    maps = maps.unflatten(4, (columns.strips, columns.queries, columns.residues))
-    maps = maps.unflatten(3, (rows.queries, rows.residues))
-    return maps.permute(0, 1, 7, 5, 4, 3, 6, 2).flatten(0, 5)
+    stack = maps.new_empty(
+        maps.shape[0], columns.residues, columns.strips, rows.residues, rows.places, columns.places, maps.shape[3],
+        dtype=cut.mask.dtype,
+    )  # fmt: skip
+    for row in range(rows.residues):
+        stack[:, :, :, row, -(-(maps.shape[1] - row) // rows.residues) :] = 0
+    for column in range(columns.residues):
+        stack[:, column, -(-(maps.shape[2] - column) // columns.residues) // columns.places :] = 0
+    for strips, pixels in _strips_of_queries(stack, maps):
+        strips.copy_(pixels)
+    return stack.flatten(0, 4)
 
 
 def _unstack_queries(stack: Tensor, like: Tensor, cut: _Cut) -> Tensor:
-    """The inverse of :func:`_stack_queries`, in the shape, dtype and memory format of ``like``."""
+    """The inverse of :func:`_stack_queries`, in the shape and dtype of ``like``, channels_last."""
     rows, columns = cut.rows, cut.columns
-    maps = stack.view(
-        *like.shape[:2], columns.residues, columns.strips, rows.residues, rows.queries, columns.queries, -1
+    batch, heads, channels, height, width = like.shape
+    stack = stack.view(
+        batch, columns.residues, columns.strips, rows.residues, rows.places, columns.places, heads * channels
     )
-    maps = maps.permute(0, 1, 7, 5, 4, 3, 6, 2)
-    full = (rows.queries * rows.residues, columns.strips * columns.queries * columns.residues)
-    # Written straight into channels_last memory: (B, H, W, heads, d).
-    out = stack.new_empty(like.shape[0], *full, *like.shape[1:3]).permute(0, 3, 4, 1, 2)
-    out.unflatten(4, (columns.strips, columns.queries, columns.residues)).unflatten(
-        3, (rows.queries, rows.residues)
-    ).copy_(maps)
-    return out[..., : like.shape[3], : like.shape[4]].to(like.dtype)
+    maps = stack.new_empty(batch, height, width, heads * channels, dtype=like.dtype)
+    for strips, pixels in _strips_of_queries(stack, maps):
+        pixels.copy_(strips)
+    return maps.unflatten(3, (heads, channels)).permute(0, 3, 4, 1, 2)
+
+
+def _strips_of_queries(stack: Tensor, maps: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Where in the stack the queries of a map ``(B, H, W, C)`` lie, and these: ``(B, strips, H, places, C)``."""
+    column_residues, row_residues, places = stack.shape[1], stack.shape[3], stack.shape[5]
+    for column in range(column_residues):
+        for row in range(row_residues):
+            some = maps[:, row::row_residues, column::column_residues]
+            height, width = some.shape[1:3]
+            full, rest = divmod(width, places)
+            strips = stack[:, column, :, row, :height]
+            yield strips[:, :full], some[:, :, : full * places].unflatten(2, (full, places)).transpose(1, 2)
+            if rest:
+                yield strips[:, full : full + 1, :, :rest], some[:, None, :, full * places :]
 
 
 def _stack_keys(maps: Tensor, cut: _Cut) -> Tensor:
-    """``(B, heads, d, H, W)`` -> grid ``(rows of all strips, keys of a grid row, d)``, contiguous."""
-    maps = maps.permute(0, 1, 3, 4, 2).index_select(2, cut.rows.keys).index_select(3, cut.columns.keys)
-    grid = _strips(maps, cut, range(cut.columns.strips)).contiguous()
-    return grid.view(-1, cut.rows.step * cut.columns.seen, maps.shape[4])
+    """``(B, heads, d, H, W)`` -> grid ``(rows of all strips, keys of a grid row, heads * d)``."""
+    maps = _channels_last(maps)
+    rows, columns = cut.rows, cut.columns
+    padded = maps.new_empty(maps.shape[0], rows.padded, columns.padded, maps.shape[3])
+    _inner(padded, maps.shape, cut).copy_(maps)
+    padded.index_copy_(2, columns.outside, padded.index_select(2, columns.inside))
+    padded.index_copy_(1, rows.outside, padded.index_select(1, rows.inside))
+    grid = maps.new_empty(
+        maps.shape[0], columns.residues, columns.strips, rows.residues, rows.seen, columns.seen, maps.shape[3],
+        dtype=cut.mask.dtype,
+    )  # fmt: skip
+    for strips, pixels in _strips_of_keys(grid, padded, cut):
+        strips.copy_(pixels)
+    return grid.view(-1, rows.step * columns.seen, maps.shape[3])
 
 
 def _unstack_keys(grid: Tensor, like: Tensor, cut: _Cut) -> Tensor:
     """The adjoint of :func:`_stack_keys`: every pixel gets the sum of its copies."""
-    columns = cut.columns
+    rows, columns = cut.rows, cut.columns
     batch, heads, channels, height, width = like.shape
-    key_rows, key_columns = cut.rows.keys.numel(), columns.keys.numel()
-    grid = grid.view(batch, heads, columns.residues, columns.strips, key_rows, columns.seen, channels)
-    maps = grid.new_zeros(batch, heads, key_rows, key_columns, channels)
-    apart = -(-columns.seen // (columns.queries * columns.step))  # strips this far from each other do not overlap
+    grid = grid.view(batch, columns.residues, columns.strips, rows.residues, rows.seen, columns.seen, heads * channels)
+    padded = grid.new_zeros(batch, rows.padded, columns.padded, heads * channels)
+    apart = -(-columns.seen // (columns.places * columns.step))  # strips this far from each other do not overlap
     for first in range(min(apart, columns.strips)):
-        some = range(first, columns.strips, apart)
-        _strips(maps, cut, some).add_(grid[:, :, :, first::apart])
-    folded = maps.new_zeros(batch, heads, key_rows, width, channels).index_add_(3, columns.keys, maps)
-    maps = maps.new_zeros(batch, height, width, heads, channels).permute(0, 3, 1, 2, 4)
-    maps.index_add_(2, cut.rows.keys, folded)
-    return maps.permute(0, 1, 4, 2, 3).to(like.dtype)
+        for strips, pixels in _strips_of_keys(grid, padded, cut, slice(first, None, apart)):
+            pixels.add_(strips)
+    padded.index_add_(1, rows.inside, padded.index_select(1, rows.outside))
+    padded.index_add_(2, columns.inside, padded.index_select(2, columns.outside))
+    maps = _inner(padded, (batch, height, width), cut).to(like.dtype).contiguous()
+    return maps.unflatten(3, (heads, channels)).permute(0, 3, 4, 1, 2)
 
 
-def _strips(maps: Tensor, cut: _Cut, some: range) -> Tensor:
-    """View some strips, which overlap: ``(B, heads, residues, strips, key rows, columns, d)``."""
-    columns = cut.columns
-    batch, head, row, column, channel = maps.stride()
-    of_strip = columns.queries * columns.step * column
-    of_residue = columns.keys.numel() // columns.residues * column
-    size = (*maps.shape[:2], columns.residues, len(some), maps.shape[2], columns.seen, maps.shape[4])
-    return maps.as_strided(
-        size,
-        (batch, head, of_residue, some.step * of_strip, row, column, channel),
-        maps.storage_offset() + some.start * of_strip,
-    )
+def _inner(padded: Tensor, shape: tuple[int, ...], cut: _Cut) -> Tensor:
+    """The map inside the padded one, both ``(B, H, W, C)``."""
+    top, left = cut.rows.before, cut.columns.before
+    return padded[:, top : top + shape[1], left : left + shape[2]]
+
+
+def _strips_of_keys(
+    grid: Tensor, padded: Tensor, cut: _Cut, some: slice = slice(None)
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Strips of keys, and where in the padded map they come from: ``(B, strips, keys down, keys across, C)``."""
+    rows, columns = cut.rows, cut.columns
+    image, down, across, channel = padded.stride()
+    apart = columns.places * columns.step * cut.dilation * across
+    first, _, every = some.indices(columns.strips)
+    for column in range(columns.residues):
+        for row in range(rows.residues):
+            strips = grid[:, column, some, row]
+            start = (row * down + column * across) * cut.stride + first * apart
+            strides = (image, every * apart, cut.dilation * down, cut.dilation * across, channel)
+            yield strips, padded.as_strided(strips.shape, strides, padded.storage_offset() + start)
 
 
 def _windows(grid: Tensor, cut: _Cut) -> Tensor:

@@ -6,9 +6,12 @@ equations 3 to 5). ACmix reuses the projections of the attention path instead of
 features, and a group convolution whose kernels start as the k^2 shifts moves and sums them (section 4.2, figure 3).
 """
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def shift_kernels(channels: int, kernel_size: int) -> Tensor:
@@ -95,3 +98,69 @@ def shift_conv(features: Tensor, kernels: Tensor, stride: int = 1, dilation: int
         dilation=dilation,
         groups=features.shape[1] // taps,
     )
+
+
+def dense_shift_conv(
+    x: Tensor, kernels: Tensor, taps: Tensor, bias: Tensor | None = None, stride: int = 1, dilation: int = 1
+) -> Tensor:
+    """The projection to the features and :func:`shift_conv` behind it as one plain convolution.
+
+    The zero padding comes behind the projection, so its bias is felt only by the taps that lie on the map. A plain
+    convolution's bias is the same everywhere: outputs whose window reaches over the border get the difference.
+
+    Args:
+        x: ``(B, in_channels, H, W)``.
+        kernels: ``(out_channels, in_channels, k, k)``, :func:`merged_kernels` of the projection's weight.
+        taps: ``(out_channels, k, k)``, :func:`merged_kernels` of the projection's bias.
+        bias: ``(out_channels,)``, added everywhere, or None. Default: None.
+        stride: Step between outputs in pixels. Default: 1.
+        dilation: Step between taps in pixels. Default: 1.
+
+    Returns:
+        ``(B, out_channels, ceil(H / stride), ceil(W / stride))``.
+    """
+    padding = kernels.shape[2] // 2 * dilation
+    everywhere = taps.sum((1, 2)) if bias is None else taps.sum((1, 2)) + bias
+    out = F.conv2d(x, kernels, everywhere, stride, padding, dilation)
+    return _LeaveOutOutside.apply(out, taps, x.shape[2:], stride, dilation)
+
+
+class _LeaveOutOutside(torch.autograd.Function):
+    """Subtract from each output the taps that lie outside the map; in place."""
+
+    @staticmethod
+    def forward(ctx, out, taps, size, stride, dilation):
+        ctx.mark_dirty(out)
+        ctx.settings = size, stride, dilation
+        ctx.kernel_size = taps.shape[2]
+        for rows, columns, seen_y, seen_x in _border(out, size, taps.shape[2], stride, dilation):
+            seen = torch.einsum('yk,xl,okl->oyx', seen_y, seen_x, taps.to(out))
+            out[:, :, rows, columns] += seen - taps.sum((1, 2))[:, None, None].to(out)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        size, stride, dilation = ctx.settings
+        outside = 0
+        for rows, columns, seen_y, seen_x in _border(grad, size, ctx.kernel_size, stride, dilation):
+            some = grad[:, :, rows, columns].sum(0)
+            seen = torch.einsum('oyx,yk,xl->okl', some, seen_y, seen_x)
+            outside = outside + seen - some.sum((1, 2))[:, None, None]
+        return grad, outside, None, None, None
+
+
+def _border(
+    out: Tensor, size: tuple[int, int], kernel_size: int, stride: int, dilation: int
+) -> Iterator[tuple[Tensor | slice, Tensor, Tensor, Tensor]]:
+    """Outputs whose window reaches over the border: rows, columns, and which taps lie on the map in each of them."""
+    seen = []
+    for side in size:  # on the CPU, so that a GPU is not waited for
+        places = torch.arange(0, side, stride)[:, None] + (torch.arange(kernel_size) - kernel_size // 2) * dilation
+        seen.append((places >= 0) & (places < side))
+    whole_y, whole_x = (each.all(1) for each in seen)
+    for rows, columns in ((~whole_y, torch.ones_like(whole_x)), (whole_y, ~whole_x)):
+        if rows.any() and columns.any():
+            seen_y, seen_x = (each[places].to(out) for each, places in zip(seen, (rows, columns), strict=True))
+            rows, columns = (places.nonzero()[:, 0].to(out.device) for places in (rows, columns))
+            yield rows[:, None], columns, seen_y, seen_x
