@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers import ACmix
+from ..ops import contiguous
 from .pretrained import check_pretrained
 from .stages import check_stages
 
@@ -78,7 +79,8 @@ class Bottleneck(BaseModule):
         out = self.relu(norm1(self.conv1(x)))
         out = self.relu(norm2(self.conv2(out)))
         out = norm3(self.conv3(out))
-        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+        out += x if self.downsample is None else self.downsample(x)
+        return self.relu(out)
 
 
 @MODELS.register_module()
@@ -219,7 +221,7 @@ class ACmixResNet(BaseModule):
         for index, name in enumerate(self.res_layers):
             x = getattr(self, name)(x)
             if index in self.out_indices:
-                outs.append(x.contiguous(memory_format=memory_format))
+                outs.append(contiguous(x, memory_format))
         return tuple(outs)
 
     def init_weights(self) -> None:

@@ -7,7 +7,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..layers import ACmix
 from ..layers.acmix import coordinates
 from ..layers.shift_conv import DENSE
-from ..ops import dense_shift_conv, feature_projection, merged_kernels, neighborhood_attention
+from ..ops import contiguous, dense_shift_conv, feature_projection, merged_kernels, neighborhood_attention
 
 
 class FusedACmix(nn.Module):
@@ -51,7 +51,7 @@ class FusedACmix(nn.Module):
         out = self.shift if self.convolution is None else self.convolution(x)
         if self.attention_projections is not None:
             out = out + self._attention(x)
-        return out.contiguous(memory_format=memory_format)
+        return contiguous(out, memory_format)
 
     def _attention(self, x: Tensor) -> Tensor:
         projected = [projection(x) for projection in self.attention_projections]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..ops import BACKENDS, check_window, neighborhood_attention
+from ..ops import BACKENDS, check_window, contiguous, neighborhood_attention
 from .shift_conv import ShiftConv
 from .two_paths import MultiplyAdds, TwoPaths
 
@@ -125,7 +125,7 @@ class ACmix(TwoPaths):
             out = out + self._convolution(x)
         if self.bias is not None:
             out = out + self.bias.view(-1, 1, 1)
-        return out.contiguous(memory_format=memory_format)
+        return contiguous(out, memory_format)
 
     def _attention(self, x: Tensor) -> Tensor:
         # The weights of a window add up to 1, so a factor of the values is one of the output, and is cheaper.

@@ -1,4 +1,5 @@
 from .aggregation import aggregate, windows
+from .memory_format import contiguous
 from .neighborhood_attention import BACKENDS, available_backends, check_window, neighborhood_attention
 from .shift_conv import dense_shift_conv, feature_projection, merged_kernels, mix, shift_conv, shift_kernels
 
@@ -7,6 +8,7 @@ __all__ = [
     'aggregate',
     'available_backends',
     'check_window',
+    'contiguous',
     'dense_shift_conv',
     'feature_projection',
     'merged_kernels',

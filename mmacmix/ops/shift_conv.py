@@ -142,11 +142,11 @@ class _LeaveOutOutside(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         size, stride, dilation = ctx.settings
-        outside = 0
+        outside = grad.new_zeros(grad.shape[1], ctx.kernel_size, ctx.kernel_size)
         for rows, columns, seen_y, seen_x in _border(grad, size, ctx.kernel_size, stride, dilation):
             some = grad[:, :, rows, columns].sum(0)
             seen = torch.einsum('oyx,yk,xl->okl', some, seen_y, seen_x)
-            outside = outside + seen - some.sum((1, 2))[:, None, None]
+            outside += seen - some.sum((1, 2))[:, None, None]
         return grad, outside, None, None, None
 
 

@@ -62,6 +62,13 @@ def test_blocked_equals_reference_with_gradients(seed):
         torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize('channels', [127, 128])
+def test_wide_heads(channels):
+    maps = random_maps(np.random.default_rng(9), 9, 37, 1, heads=1, channels=channels, batch=1)
+    out = neighborhood_attention(*maps, backend='blocked')
+    np.testing.assert_allclose(out, attention_by_definition(*(m.numpy() for m in maps), 7, 1, 1), rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('stride, dilation', [(1, 1), (2, 1), (1, 2)])
 def test_gradients_equal_finite_differences(backend, stride, dilation):

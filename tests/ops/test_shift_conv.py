@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmacmix.ops import feature_projection, shift_conv, shift_kernels
+from mmacmix.ops import dense_shift_conv, feature_projection, merged_kernels, shift_conv, shift_kernels
 
 
 def shift_and_sum(features, kernel_size, stride, dilation):
@@ -42,3 +42,24 @@ def test_merged_projection_equals_projection_then_mixing(heads, with_bias):
     merged, shift = feature_projection(weight, bias, mixing, mixing_bias)
     actual = F.conv2d(x, merged[..., None, None], shift)
     torch.testing.assert_close(actual, expected.flatten(1, 2), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize('size', [(7, 10), (1, 1), (2, 3), (6, 1)])
+@pytest.mark.parametrize('kernel_size, stride, dilation', [(3, 1, 1), (3, 2, 1), (1, 1, 1), (5, 2, 1), (3, 1, 2)])
+def test_one_plain_convolution_equals_projection_then_shift_conv_with_gradients(size, kernel_size, stride, dilation):
+    rng = np.random.default_rng(2)
+    heads, head_dim, in_channels, taps = 2, 3, 5, kernel_size**2
+    draw = lambda *shape: torch.from_numpy(rng.standard_normal(shape)).requires_grad_()  # noqa: E731
+    x, weight, bias = draw(2, in_channels, *size), draw(head_dim * taps, in_channels), draw(head_dim * taps)
+    kernels, shift = draw(head_dim * heads, taps, kernel_size, kernel_size), draw(head_dim * heads)
+    expected = shift_conv(F.conv2d(x, weight[..., None, None], bias), kernels, stride, dilation)
+    expected = expected + shift[:, None, None]
+    merged, inner = merged_kernels(kernels, weight), merged_kernels(kernels, bias[:, None])[:, 0]
+    actual = dense_shift_conv(x, merged, inner, shift, stride, dilation)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+    wanted = torch.from_numpy(rng.standard_normal(expected.shape))
+    gradients = [
+        torch.autograd.grad((out * wanted).sum(), (x, weight, bias, kernels, shift)) for out in (actual, expected)
+    ]
+    for gradient, truth in zip(*gradients, strict=True):
+        torch.testing.assert_close(gradient, truth, rtol=0, atol=1e-11)
