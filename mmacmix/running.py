@@ -216,8 +216,7 @@ def check_checkpoint(path: str, model: torch.nn.Module, whole: bool = True) -> N
     """
     if '://' in path:
         return
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
+    model = unwrapped(model)
     try:
         saved = state_dict_of(load_checkpoint(path), path)
     except ValueError as error:
@@ -241,6 +240,13 @@ def check_checkpoint(path: str, model: torch.nn.Module, whole: bool = True) -> N
     if whole or not fits:
         raise UserError(f'{path} is a checkpoint of another model: {"; ".join(problems)}')
     print_log(f'{path} fits the model in part: {"; ".join(problems)}', 'current', logging.WARNING)
+
+
+def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """A model without what wraps it for several processes or for test-time augmentation."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
 
 
 def _fitted(saved: dict[str, torch.Tensor], model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -8,8 +8,10 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
 
-from mmacmix.running import UserError, add_common_arguments, build_runner, check_checkpoint, load_config, run
+from mmacmix.deploy import FusedACmix, fuse
+from mmacmix.running import UserError, add_common_arguments, build_runner, check_checkpoint, load_config, run, unwrapped
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -23,6 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--show-dir', help='folder, under the work directory, for pictures of the predictions')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show shows a picture; default: 2')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    parser.add_argument('--fuse', action='store_true', help='merge layers for faster inference: mmacmix.deploy.fuse')
     args = parser.parse_args(argv)
 
     cfg = load_config(args)
@@ -36,6 +39,10 @@ def main(argv: list[str] | None = None) -> None:
     runner = build_runner(cfg, ['test_dataloader'])
     check_checkpoint(args.checkpoint, runner.model)
     runner.load_checkpoint(args.checkpoint)
+    if args.fuse:
+        model = fuse(unwrapped(runner.model))
+        layers = sum(isinstance(module, FusedACmix) for module in model.modules())
+        print_log(f'--fuse: {layers} ACmix layers are merged for inference', 'current')
     runner.test()
 
 

@@ -1,3 +1,4 @@
 from .fuse import fuse
+from .fused_acmix import FusedACmix
 
-__all__ = ['fuse']
+__all__ = ['FusedACmix', 'fuse']

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..ops import dense_shift_conv, feature_projection, merged_kernels, mix, shift_conv, shift_kernels
 
@@ -90,7 +91,10 @@ class ShiftConv(nn.Module):
         weight, bias = feature_projection(weight, bias, self.mixing, self.mixing_bias)
         kernels = self.weight if rate is None else self.weight * rate  # smaller than the output
         if x.shape[1] > DENSE:
-            return self._shift(F.conv2d(x, weight[..., None, None], bias), kernels)
+            if not torch.is_grad_enabled():
+                return self._factored(x, weight, bias, kernels)
+            # The features, larger than the map, are computed again in backward: that costs little.
+            return checkpoint(self._factored, x, weight, bias, kernels, use_reentrant=False, preserve_rng_state=False)
         kernels = self.of_all_heads(kernels)
         merged, taps = merged_kernels(kernels, weight), merged_kernels(kernels, bias[:, None])[:, 0]
         return dense_shift_conv(x, merged, taps, None, self.stride, self.dilation)
@@ -107,6 +111,9 @@ class ShiftConv(nn.Module):
         """Those of the fully connected layer on ``pixels`` and of the shifts on ``outputs`` pixels."""
         head_dim = self.weight.shape[0] * self.sharing_heads // self.num_heads
         return self.mixing.numel() * head_dim * pixels + self.weight.numel() * outputs
+
+    def _factored(self, x: Tensor, weight: Tensor, bias: Tensor, kernels: Tensor) -> Tensor:
+        return self._shift(F.conv2d(x, weight[..., None, None], bias), kernels)
 
     def _shift(self, features: Tensor, kernels: Tensor) -> Tensor:
         out = shift_conv(features, kernels, self.stride, self.dilation)

@@ -133,6 +133,17 @@ def test_test_writes_predictions_pictures_and_results(place):
     assert len(list((place / 'tested').rglob('shown/*.png'))) == 3
 
 
+def test_a_fused_model_predicts_the_same(place):
+    results = []
+    for name, flags in (('unfused', []), ('fused', ['--fuse'])):
+        options = ['--work-dir', name, '--out', f'{name}.pkl', *flags, '--cfg-options', *TINY]
+        done = succeed(ROOT / 'tools' / 'test.py', CONFIG, 'run/iter_2.pth', *options, cwd=place)
+        results.append([each['pred_instances'] for each in pickle.loads((place / f'{name}.pkl').read_bytes())])
+    assert '8 ACmix layers are merged' in done.stdout
+    for unfused, fused in zip(*results, strict=True):
+        torch.testing.assert_close(fused['scores'], unfused['scores'], rtol=1e-4, atol=1e-5)
+
+
 def test_test_time_augmentation_changes_the_predictions_of_a_box_detector(place):
     boxes_only = [
         *TINY,
