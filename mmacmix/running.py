@@ -6,11 +6,11 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.hub import get_config
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import MODELS, init_default_scope
@@ -90,10 +90,11 @@ def load_config(args: Namespace) -> Config:
     Raises:
         UserError: The file is missing or can't be read, or an override does not fit or means nothing.
     """
-    if '::' not in args.config and not os.path.isfile(args.config):
-        raise UserError(f'there is no config at {args.config}')
+    path = _path_of(args.config)
+    if not os.path.isfile(path):
+        raise UserError(f'there is no config at {path}')
     try:
-        cfg = get_config(args.config) if '::' in args.config else Config.fromfile(args.config)
+        cfg = Config.fromfile(path)
     except Exception as error:
         raise UserError(f'{args.config} cannot be read: {_first_line(error)}') from error
     options = args.cfg_options or {}
@@ -112,6 +113,17 @@ def load_config(args: Namespace) -> Config:
         cfg.launcher = args.launcher
         cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)
     return cfg
+
+
+def _path_of(config: str) -> str:
+    """A config's file, which may be given as ``package::path``. MMEngine would install a package that is missing."""
+    package, inside, path = config.partition('::')
+    if not inside:
+        return config
+    spec = find_spec(package) if package.isidentifier() else None
+    if spec is None or spec.origin is None:
+        raise UserError(f'{config} is a config of {package}, which is not installed')
+    return str(Path(spec.origin).with_name('.mim') / 'configs' / path)
 
 
 def build_model(cfg: Config) -> torch.nn.Module:

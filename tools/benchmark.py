@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from mmcv.cnn.utils import fuse_conv_bn
 from mmengine.config import Config
 from torch import Tensor, nn
 
@@ -70,9 +71,21 @@ def main(argv: list[str] | None = None) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    args.backward = args.backward or args.command == 'train'
-    works = choose(args.works(args), args)
-    show(measure(works, args.repeats, args.device), args)
+    try:
+        args.machine = (
+            torch.cuda.get_device_name(args.device) if on_gpu(args) else f'{torch.get_num_threads()} CPU threads'
+        )
+        works = choose(args.works(args), args)
+        results = measure(works, args.repeats, args.device)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f'{args.command} cannot be measured with these arguments: {error}') from error
+    show(results, args)
+
+
+def on_gpu(args: Namespace) -> bool:
+    return torch.device(args.device).type == 'cuda'
 
 
 def add_common(parser: ArgumentParser, size: list[int], works: Callable[[Namespace], dict[str, Work]]) -> None:
@@ -109,6 +122,8 @@ def backbones(args: Namespace) -> dict[str, Work]:
 
     if args.network == 'resnet50':
         networks = {'plain': ResNet(50)} | backends_of(ACmixResNet(50), args)
+        if not args.backward:
+            networks['plain, fused'] = fused(networks['plain'])
     else:
         networks = {'plain': SwinTransformer(), 'ACmix': ACmixSwinTransformer('tiny')}
     return {name: on_random_maps(network, (args.batch, 3, *args.size), args) for name, network in networks.items()}
@@ -141,21 +156,24 @@ def sizes(args: Namespace) -> dict[Images, Work]:
 def on_random_maps(network: nn.Module, shape: tuple[int, int, int, int], args: Namespace) -> Work:
     """Forward, or forward and backward, of a network in the precision asked for."""
     dtype = getattr(torch, args.dtype)
-    network.to(args.device, dtype).train(args.backward)
+    network.to(args.device, dtype)
+    network.train(args.backward)
     x = torch.rand(shape, dtype=dtype, device=args.device)
     if args.channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
-    x.requires_grad_(args.backward)
+    x.requires_grad_(args.backward and args.command == 'op')  # a backbone's input is an image
+    grads: list[Tensor] = []
 
-    def work() -> Tensor | None:
+    def run() -> tuple | None:
+        with nullcontext() if args.backward else torch.inference_mode():
+            outs = network(x)
         if not args.backward:
-            with torch.inference_mode():
-                network(x)
             return None
-        out = network(x)
-        return sum(each.sum() for each in (out if isinstance(out, tuple) else [out]))
+        outs = outs if isinstance(outs, tuple) else (outs,)
+        grads.extend(torch.rand_like(out) for out in outs[len(grads) :])
+        return outs, grads
 
-    return work
+    return Work(run, [network])
 
 
 def backends_of(model: nn.Module, args: Namespace) -> dict[str, nn.Module]:
@@ -167,26 +185,41 @@ def backends_of(model: nn.Module, args: Namespace) -> dict[str, nn.Module]:
             if isinstance(module, ACmix):
                 module.backend = backend
     if not args.backward:
-        networks['fused'] = fuse(deepcopy(model))
+        networks['fused'] = fused(model)
     return networks
+
+
+def fused(model: nn.Module) -> nn.Module:
+    """A copy, its ACmix layers and batch normalisation merged."""
+    copy = deepcopy(model)
+    copy.eval()  # returns nothing in the hosts' networks
+    return fuse(copy) if any(isinstance(module, ACmix) for module in copy.modules()) else fuse_conv_bn(copy)
 
 
 def detectors(args: Namespace) -> dict[str, Work]:
     """Inference of the networks of configs."""
     works = {}
-    for path in args.configs:
-        model = build_model(config_of(path, args)).to(args.device).eval()
+    for path in names_once(args.configs):
+        model = build_model(config_of(path, args)).to(args.device)
+        model.eval()
         works[Path(path).stem] = inference(model, args)
-        works[f'{Path(path).stem}, fused'] = inference(fuse(deepcopy(model)), args)
+        works[f'{Path(path).stem}, fused'] = inference(fused(model), args)
     return works
 
 
 def training_steps(args: Namespace) -> dict[str, Work]:
     """A training step of the networks of configs."""
+    args.backward = True
     return {
         Path(path).stem: training_step(build_model(config_of(path, args)).to(args.device), args)
-        for path in args.configs
+        for path in names_once(args.configs)
     }
+
+
+def names_once(configs: list[str]) -> list[str]:
+    if len({Path(config).stem for config in configs}) < len(configs):
+        raise UserError('two of the configs have the same file name, which is their name in the table')
+    return configs
 
 
 def config_of(path: str, args: Namespace) -> Config:
@@ -204,23 +237,22 @@ def inference(model: nn.Module, args: Namespace) -> Work:
     image = torch.rand(args.batch, 3, *args.size, device=args.device)
     samples = batch_of(model, args)['data_samples'] if hasattr(model, 'roi_head') else None
 
-    def work() -> None:
+    def run() -> None:
         with torch.inference_mode(), precision(args):
             model(image, samples, mode='tensor')
 
-    return work
+    return Work(run)
 
 
 def training_step(model: nn.Module, args: Namespace) -> Work:
     model.train()
     batch = model.data_preprocessor(batch_of(model, args), True)
 
-    def work() -> Tensor:
-        model.zero_grad()
+    def run() -> tuple:
         with precision(args):
-            return model.parse_losses(model(**batch, mode='loss'))[0]
+            return [model.parse_losses(model(**batch, mode='loss'))[0]], [None]
 
-    return work
+    return Work(run, [model])
 
 
 def batch_of(model: nn.Module, args: Namespace) -> dict:
@@ -228,7 +260,9 @@ def batch_of(model: nn.Module, args: Namespace) -> dict:
     from mmdet.testing import demo_mm_inputs
 
     masks = getattr(getattr(model, 'roi_head', None), 'with_mask', False)
-    return demo_mm_inputs(args.batch, [[3, *args.size]] * args.batch, num_items=[10] * args.batch, with_mask=masks)
+    return demo_mm_inputs(
+        args.batch, [[3, *args.size]] * args.batch, num_items=[10] * args.batch, num_classes=2, with_mask=masks
+    )
 
 
 def choose(works: dict, args: Namespace) -> dict:
@@ -244,24 +278,28 @@ def choose(works: dict, args: Namespace) -> dict:
 
 def show(results: dict, args: Namespace) -> None:
     """On the screen, and into the files asked for."""
-    machine = f'{torch.get_num_threads()} CPU threads' if args.device == 'cpu' else torch.cuda.get_device_name()
     what = ' '.join(str(getattr(args, name)) for name in ('network', 'channels') if name in args)
+    what += f' stride {args.stride}' if args.command == 'op' and args.stride > 1 else ''
     passes = 'forward and backward' if args.backward else 'forward'
     size = f'{args.batch} x {args.size[0]}x{args.size[1]}'
     title = ', '.join(each for each in (args.command, what, size, args.dtype, passes) if each)
     named = {str(name): measured for name, measured in results.items()}
-    print(f'{title}; {machine}, torch {torch.__version__}, {args.repeats} repeats\n')
+    print(f'{title}; {args.machine}, torch {torch.__version__}, {args.repeats} repeats\n')
     print(table(named, args.baseline))
     if args.json:
-        settings = {name: value for name, value in vars(args).items() if name != 'works'}
+        settings = {name: value for name, value in vars(args).items() if name not in ('works', 'machine')}
         numbers = {name: measured._asdict() for name, measured in named.items()}
-        report = dict(settings=settings, machine=machine, torch=torch.__version__, results=numbers)
+        report = dict(settings=settings, machine=args.machine, torch=torch.__version__, results=numbers)
         Path(args.json).write_text(json.dumps(report, indent=2))
     if args.chart and args.command == 'scaling':
-        pixels = {math.prod(images) / 1e6: measured for images, measured in results.items()}
-        draw_scaling(pixels, 'million pixels', f'{title}; {machine}', args.chart)
+        series: dict[str, list] = {'images of a size': [], 'one image': []}
+        for images, measured in results.items():
+            alone = images.number == args.batch
+            series['one image' if alone else 'images of a size'].append((math.prod(images) / 1e6, measured))
+        series = {name: points for name, points in series.items() if points}
+        draw_scaling(series, 'million pixels', f'{title}; {args.machine}', args.chart)
     elif args.chart:
-        draw(named, f'{title}; {machine}', args.chart)
+        draw(named, f'{title}; {args.machine}', args.chart)
 
 
 if __name__ == '__main__':

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..checkpoints.keys import without_backbone_prefix
 from ..checkpoints.resnet import CLASSIFIER
 from ..layers import ACmix
+from ..ops import feature_projection
 from .acmix_resnet import ACmixResNet
 
 
@@ -83,7 +84,8 @@ def _call(network: nn.Module, name: str, images: Tensor) -> tuple[Tensor, Tensor
 def _fit(layer: ACmix, seen: Tensor, wanted: Tensor, ridge: float) -> tuple[float, float]:
     path = layer.shift_conv
     kernels = path.weight.view(-1, path.num_heads, *path.weight.shape[1:])  # head_dim, head, feature, k, k
-    features = path.features(seen, *layer.joined_projections()).double()
+    weight, bias = feature_projection(*layer.joined_projections(), path.mixing, path.mixing_bias)
+    features = F.conv2d(seen, weight[..., None, None], bias).double()
     side, unknowns = layer.kernel_size[0], kernels[0, 0].numel()
     patches = F.unfold(features, side, layer.dilation, layer.padding, layer.stride).unflatten(1, (-1, unknowns))
     # Channel d * heads + h.

@@ -6,7 +6,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers import ACmix
 from ..layers.acmix import coordinates
-from ..layers.shift_conv import DENSE
 from ..ops import contiguous, dense_shift_conv, feature_projection, merged_kernels, neighborhood_attention
 
 
@@ -40,7 +39,8 @@ class FusedACmix(nn.Module):
                 for group in groups
             )
         if layer.has_convolution:
-            kind = _Dense if layer.in_channels <= DENSE else _Factored
+            # Not shared by heads any more: factors differ.
+            kind = _Dense if layer.shift_conv.is_faster_dense(layer.in_channels, self.num_heads) else _Factored
             self.convolution = kind(layer, scale * layer.conv_rate, shift)
         self.shift = None if layer.has_convolution else nn.Parameter(shift.view(-1, 1, 1))
 
@@ -100,7 +100,7 @@ def _factors(layer: ACmix, factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Weight and bias of the projection to the features, and the kernels of the group convolution times a factor."""
     path = layer.shift_conv
     weight, bias = feature_projection(*layer.joined_projections(), path.mixing, path.mixing_bias)
-    return weight, bias, path.of_all_heads(path.weight) * factor.view(-1, 1, 1, 1)
+    return weight, bias, path.weight.repeat_interleave(path.sharing_heads, 0) * factor.view(-1, 1, 1, 1)
 
 
 def _scale_and_shift(layer: ACmix, norm: _BatchNorm | None) -> tuple[Tensor, Tensor]:

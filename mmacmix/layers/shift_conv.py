@@ -7,9 +7,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ..ops import dense_shift_conv, feature_projection, merged_kernels, mix, shift_conv, shift_kernels
 
-#: Up to so many input channels one plain convolution, of ``k^2 * in_channels`` multiply-adds an output, is faster than
-#: the features and the group convolution that it is made of, of fewer.
-DENSE = 64
+#: How many multiply-adds of a plain convolution take as long as one of a group convolution with so few channels.
+GROUPED = 8
 
 
 class ShiftConv(nn.Module):
@@ -62,22 +61,8 @@ class ShiftConv(nn.Module):
         else:
             self.weight = nn.Parameter(kernels)
 
-    def features(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The features that are shifted and summed, straight from the operator's input.
-
-        Args:
-            x: ``(B, in_channels, H, W)``.
-            weight: ``(inputs * head_dim, in_channels)``, the projections to query, key and value.
-            bias: ``(inputs * head_dim,)`` or None.
-
-        Returns:
-            ``(B, head_dim * k^2, H, W)``.
-        """
-        weight, bias = feature_projection(weight, bias, self.mixing, self.mixing_bias)
-        return F.conv2d(x, weight[..., None, None], bias)
-
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, rate: Tensor | None = None) -> Tensor:
-        """Apply the path to what :meth:`features` takes.
+        """Apply the path to an operator's input.
 
         Args:
             x: ``(B, in_channels, H, W)``.
@@ -90,18 +75,25 @@ class ShiftConv(nn.Module):
         """
         weight, bias = feature_projection(weight, bias, self.mixing, self.mixing_bias)
         kernels = self.weight if rate is None else self.weight * rate  # smaller than the output
-        if x.shape[1] > DENSE:
-            if not torch.is_grad_enabled():
-                return self._factored(x, weight, bias, kernels)
-            # The features, larger than the map, are computed again in backward: that costs little.
+        if self.is_faster_dense(x.shape[1], self.num_heads // self.sharing_heads):
+            merged, taps = merged_kernels(kernels, weight), merged_kernels(kernels, bias[:, None])[:, 0]
+            return self._of_all_heads(dense_shift_conv(x, merged, taps, None, self.stride, self.dilation))
+        if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+            # The features are larger than the map: they are computed again in backward instead of being kept.
             return checkpoint(self._factored, x, weight, bias, kernels, use_reentrant=False, preserve_rng_state=False)
-        kernels = self.of_all_heads(kernels)
-        merged, taps = merged_kernels(kernels, weight), merged_kernels(kernels, bias[:, None])[:, 0]
-        return dense_shift_conv(x, merged, taps, None, self.stride, self.dilation)
+        return self._factored(x, weight, bias, kernels)
 
-    def of_all_heads(self, kernels: Tensor) -> Tensor:
-        """Kernels with those that heads share repeated for each of them."""
-        return kernels.repeat_interleave(self.sharing_heads, 0) if self.sharing_heads > 1 else kernels
+    def is_faster_dense(self, in_channels: int, outputs: int) -> bool:
+        """Whether one plain convolution is faster than the features and the group convolution that it is made of.
+
+        Args:
+            in_channels: Channels of the operator's input.
+            outputs: Output channels for an index of ``head_dim``.
+        """
+        taps = self.mixing.shape[0]
+        dense = outputs * taps * in_channels
+        # Where outputs are strided, features are not.
+        return dense <= self.stride**2 * taps * in_channels + GROUPED * outputs * taps**2
 
     def of_projections(self, projections: Tensor) -> Tensor:
         """Apply the path to query, key and value that are there already: ``(B, inputs * head_dim, H, W)``."""
@@ -116,5 +108,8 @@ class ShiftConv(nn.Module):
         return self._shift(F.conv2d(x, weight[..., None, None], bias), kernels)
 
     def _shift(self, features: Tensor, kernels: Tensor) -> Tensor:
-        out = shift_conv(features, kernels, self.stride, self.dilation)
+        return self._of_all_heads(shift_conv(features, kernels, self.stride, self.dilation))
+
+    def _of_all_heads(self, out: Tensor) -> Tensor:
+        """An output that heads share, for each of them."""
         return out.repeat_interleave(self.sharing_heads, 1) if self.sharing_heads > 1 else out

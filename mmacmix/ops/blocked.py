@@ -216,7 +216,7 @@ def _strips_of_queries(stack: Tensor, maps: Tensor) -> Iterator[tuple[Tensor, Te
         for row in range(row_residues):
             some = maps[:, row::row_residues, column::column_residues]
             height, width = some.shape[1:3]
-            full, rest = divmod(width, places)
+            full, rest = width // places, width % places  # tracers know no divmod
             strips = stack[:, column, :, row, :height]
             yield strips[:, :full], some[:, :, : full * places].unflatten(2, (full, places)).transpose(1, 2)
             if rest:

@@ -6,12 +6,9 @@ equations 3 to 5). ACmix reuses the projections of the attention path instead of
 features, and a group convolution whose kernels start as the k^2 shifts moves and sums them (section 4.2, figure 3).
 """
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 def shift_kernels(channels: int, kernel_size: int) -> Tensor:
@@ -105,8 +102,7 @@ def dense_shift_conv(
 ) -> Tensor:
     """The projection to the features and :func:`shift_conv` behind it as one plain convolution.
 
-    The zero padding comes behind the projection, so its bias is felt only by the taps that lie on the map. A plain
-    convolution's bias is the same everywhere: outputs whose window reaches over the border get the difference.
+    The zero padding comes behind the projection, so the projection's bias is felt only by the taps that lie on the map.
 
     Args:
         x: ``(B, in_channels, H, W)``.
@@ -119,48 +115,17 @@ def dense_shift_conv(
     Returns:
         ``(B, out_channels, ceil(H / stride), ceil(W / stride))``.
     """
-    padding = kernels.shape[2] // 2 * dilation
-    everywhere = taps.sum((1, 2)) if bias is None else taps.sum((1, 2)) + bias
-    out = F.conv2d(x, kernels, everywhere, stride, padding, dilation)
-    return _LeaveOutOutside.apply(out, taps, x.shape[2:], stride, dilation)
+    out = F.conv2d(x, kernels, bias, stride, kernels.shape[2] // 2 * dilation, dilation)
+    # For every row, and every column, of outputs: which taps lie on the map.
+    on_rows, on_columns = (_on_map(side, taps, stride, dilation) for side in x.shape[2:])
+    of_columns = torch.einsum('xl,okl->kxo', on_columns, taps)
+    out += torch.einsum('yk,kxo->yxo', on_rows, of_columns).permute(2, 0, 1).to(out.dtype)
+    return out
 
 
-class _LeaveOutOutside(torch.autograd.Function):
-    """Subtract from each output the taps that lie outside the map; in place."""
-
-    @staticmethod
-    def forward(ctx, out, taps, size, stride, dilation):
-        ctx.mark_dirty(out)
-        ctx.settings = size, stride, dilation
-        ctx.kernel_size = taps.shape[2]
-        for rows, columns, seen_y, seen_x in _border(out, size, taps.shape[2], stride, dilation):
-            seen = torch.einsum('yk,xl,okl->oyx', seen_y, seen_x, taps.to(out))
-            out[:, :, rows, columns] += seen - taps.sum((1, 2))[:, None, None].to(out)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        size, stride, dilation = ctx.settings
-        outside = grad.new_zeros(grad.shape[1], ctx.kernel_size, ctx.kernel_size)
-        for rows, columns, seen_y, seen_x in _border(grad, size, ctx.kernel_size, stride, dilation):
-            some = grad[:, :, rows, columns].sum(0)
-            seen = torch.einsum('oyx,yk,xl->okl', some, seen_y, seen_x)
-            outside += seen - some.sum((1, 2))[:, None, None]
-        return grad, outside, None, None, None
-
-
-def _border(
-    out: Tensor, size: tuple[int, int], kernel_size: int, stride: int, dilation: int
-) -> Iterator[tuple[Tensor | slice, Tensor, Tensor, Tensor]]:
-    """Outputs whose window reaches over the border: rows, columns, and which taps lie on the map in each of them."""
-    seen = []
-    for side in size:  # on the CPU, so that a GPU is not waited for
-        places = torch.arange(0, side, stride)[:, None] + (torch.arange(kernel_size) - kernel_size // 2) * dilation
-        seen.append((places >= 0) & (places < side))
-    whole_y, whole_x = (each.all(1) for each in seen)
-    for rows, columns in ((~whole_y, torch.ones_like(whole_x)), (whole_y, ~whole_x)):
-        if rows.any() and columns.any():
-            seen_y, seen_x = (each[places].to(out) for each, places in zip(seen, (rows, columns), strict=True))
-            rows, columns = (places.nonzero()[:, 0].to(out.device) for places in (rows, columns))
-            yield rows[:, None], columns, seen_y, seen_x
+def _on_map(side: int, taps: Tensor, stride: int, dilation: int) -> Tensor:
+    """``(outputs, k)``: 1 where a tap of an output's window lies on the map, else 0; an axis is ``side`` long."""
+    kernel_size = taps.shape[2]
+    offsets = (torch.arange(kernel_size, device=taps.device) - kernel_size // 2) * dilation
+    places = torch.arange(0, side, stride, device=taps.device)[:, None] + offsets
+    return ((places >= 0) & (places < side)).to(taps.dtype)

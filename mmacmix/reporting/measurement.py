@@ -3,7 +3,7 @@
 import ctypes
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-Work = Callable[[], Tensor | None]
+
+class Work(NamedTuple):
+    """What is measured."""
+
+    #: Does it once. What it returns, if anything, are outputs and their gradients: backward is part of the work then.
+    run: Callable[[], tuple[Sequence[Tensor], Sequence[Tensor | None]] | None]
+    #: Networks whose gradients are forgotten before the work is done again.
+    networks: Sequence[nn.Module] = ()
 
 
 class Measured(NamedTuple):
@@ -35,8 +42,7 @@ def measure(alternatives: dict[str, Work], repeats: int, device: str | torch.dev
     """Measure alternatives in turn, repeat by repeat, so that what disturbs the machine disturbs all of them.
 
     Args:
-        alternatives: Name to a function that does the work once. What it returns, if anything, is a number to
-            differentiate: backward is part of the work then.
+        alternatives: Name to work.
         repeats: Repeats of each, after two that are not timed: one tells the memory that backward needs, one the peak.
         device: Where the work is done. Default: ``'cpu'``.
     """
@@ -46,6 +52,7 @@ def measure(alternatives: dict[str, Work], repeats: int, device: str | torch.dev
     seconds: dict[str, list[float]] = {name: [] for name in alternatives}
     for _ in range(repeats):
         for name, work in alternatives.items():
+            _forget(work)
             start = _now(device)
             _do(work)
             seconds[name].append(_now(device) - start)
@@ -93,38 +100,46 @@ def draw(results: dict[str, Measured], title: str, path: str | Path) -> None:
     plt.close(figure)
 
 
-def draw_scaling(results: dict[float, Measured], unit: str, title: str, path: str | Path) -> None:
-    """Draw time and peak memory over the size of the work into one PNG, each with the straight line nearest to it.
+def draw_scaling(series: dict[str, list[tuple[float, Measured]]], unit: str, title: str, path: str | Path) -> None:
+    """Draw time and peak memory over the size of the work into one PNG, with the straight line nearest to all of them.
 
     Args:
-        results: Size to what was measured.
+        series: Name to sizes and what was measured of each.
         unit: What the size counts.
         title: Title of the chart.
         path: The PNG to write.
     """
-    figure, panels = plt.subplots(1, 2, figsize=(10, 4))
-    sizes = np.array(list(results))
-    series = {
-        'seconds, median': [statistics.median(each.seconds) for each in results.values()],
-        'peak memory, GiB': [(each.peak_memory or 0) / 2**30 for each in results.values()],
-    }
-    for axes, (name, values) in zip(panels, series.items(), strict=True):
-        ends = np.array([0, sizes.max()])
-        axes.plot(ends, np.polyval(np.polyfit(sizes, values, 1), ends), color='gray')
-        axes.plot(sizes, values, 'o', color='tab:blue')
+    sizes = [size for points in series.values() for size, _ in points]
+    shown = {'seconds, median': lambda measured: statistics.median(measured.seconds)}
+    if all(measured.peak_memory is not None for points in series.values() for _, measured in points):
+        shown['peak memory, GiB'] = lambda measured: measured.peak_memory / 2**30
+    figure, panels = plt.subplots(1, len(shown), figsize=(5 * len(shown), 4), squeeze=False)
+    for axes, (label, number) in zip(panels[0], shown.items(), strict=True):
+        numbers = [number(measured) for points in series.values() for _, measured in points]
+        if len(set(sizes)) > 1:
+            ends = np.array([0, max(sizes)])
+            axes.plot(ends, np.polyval(np.polyfit(sizes, numbers, 1), ends), color='gray')
+        for (name, points), marker in zip(series.items(), 'os^v', strict=False):
+            axes.plot(*zip(*((size, number(measured)) for size, measured in points), strict=True), marker, label=name)
         axes.set_xlabel(unit)
-        axes.set_ylabel(name)
+        axes.set_ylabel(label)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
+        axes.legend()
     figure.suptitle(title)
     figure.savefig(path, dpi=120, bbox_inches='tight')
     plt.close(figure)
 
 
 def _do(work: Work) -> None:
-    result = work()
+    result = work.run()
     if result is not None:
-        result.backward()
+        torch.autograd.backward(*result)
+
+
+def _forget(work: Work) -> None:
+    for network in work.networks:
+        network.zero_grad()
 
 
 def _now(device: torch.device) -> float:
@@ -144,14 +159,15 @@ def _kept_memory(work: Work) -> int | None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = work()
+        result = work.run()
     if result is None:
         return None
-    result.backward()
+    torch.autograd.backward(*result)
     return sum(storages.values())
 
 
 def _peak_memory(work: Work, device: torch.device) -> int | None:
+    _forget(work)
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -165,7 +181,7 @@ def _peak_memory(work: Work, device: torch.device) -> int | None:
         return None
     before = _kibibytes(status, 'VmRSS')
     _do(work)
-    return (_kibibytes(status, 'VmHWM') - before) * 1024
+    return max(0, _kibibytes(status, 'VmHWM') - before) * 1024
 
 
 def _kibibytes(status: Path, field: str) -> int:

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 from mmcv.cnn import ConvModule, build_conv_layer
+from mmengine.analysis import get_model_complexity_info
 from mmengine.registry import MODELS
 from torch import nn
 
 from mmacmix.checkpoints import convert
 from mmacmix.checkpoints.acmix import OPERATOR
-from mmacmix.layers import ACmix
+from mmacmix.layers import ACmix, shift_conv
 from mmacmix.ops import available_backends
 from tests import golden
 
@@ -71,6 +72,7 @@ def test_autocast_on_the_cpu():
     layer, x = ACmix(8, 8), torch.rand(1, 8, 9, 7)
     with torch.autocast('cpu', torch.bfloat16):
         out = layer(x)
+    assert out.dtype == torch.bfloat16  # as a convolution's
     assert (out.float() - layer(x)).abs().max() < 0.05
 
 
@@ -177,3 +179,50 @@ def test_bad_arguments_are_named(arguments, message):
 def test_bad_inputs_are_named(x, error, message):
     with pytest.raises(error, match=message):
         ACmix(8, 8)(x)
+
+
+@pytest.mark.parametrize('shift_form', ['group', 'depthwise', 'frozen'])
+@pytest.mark.parametrize('arguments', [dict(), dict(stride=2), dict(dilation=2), dict(kernel_size=5, num_heads=2)])
+@pytest.mark.parametrize('size', [(9, 12), (1, 3)])
+def test_the_convolution_path_is_the_same_dense_and_in_factors_with_gradients(monkeypatch, shift_form, arguments, size):
+    layer = ACmix(6, 8, shift_form=shift_form, rates=(0, 0.7), **arguments).double()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter += torch.randn_like(parameter) / 2
+    x = torch.rand(2, 6, *size, dtype=torch.float64, requires_grad=True)
+    results = []
+    for cost in (-1e9, 1e9):
+        monkeypatch.setattr(shift_conv, 'GROUPED', cost)
+        out = layer(x)
+        leaves = [x, *layer.parameters()]
+        results.append((out, *torch.autograd.grad(out.square().sum(), leaves)))
+    for factored, dense in zip(*results, strict=True):
+        torch.testing.assert_close(dense, factored, rtol=1e-10, atol=1e-10)
+
+
+def test_features_are_not_kept_for_backward(monkeypatch):
+    monkeypatch.setattr(shift_conv, 'GROUPED', -1e9)
+    layer, x = ACmix(16, 16), torch.rand(1, 16, 64, 64)
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}) or t, lambda t: t
+    ):
+        layer(x).sum()
+    assert sum(kept.values()) < 6 * x.nbytes  # the input, query, key, value and the attention's output
+
+
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
+@pytest.mark.parametrize('channels', [8, 160])
+def test_tracers_pass(channels):
+    layer, x = ACmix(channels, channels).eval(), torch.rand(1, channels, 9, 9)
+    with torch.no_grad():
+        traced = torch.jit.trace(layer, x)
+        torch.testing.assert_close(traced(x), layer(x))
+    assert get_model_complexity_info(layer, (channels, 9, 9))['flops'] > 0
+
+
+@pytest.mark.parametrize('channels', [8, 160])
+def test_reference_is_exported(channels):
+    layer, x = ACmix(channels, channels, backend='reference').eval(), torch.rand(1, channels, 9, 9)
+    exported = torch.export.export(layer, (x,)).module()
+    torch.testing.assert_close(exported(x), layer(x))

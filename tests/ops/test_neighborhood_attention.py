@@ -47,8 +47,9 @@ def test_equals_the_definition(backend, height, width, kernel_size, stride, dila
 
 
 @pytest.mark.parametrize('seed', range(60))
-def test_blocked_equals_reference_with_gradients(seed):
+def test_blocked_equals_reference_with_gradients(seed, monkeypatch):
     rng = np.random.default_rng(seed)
+    monkeypatch.setattr(blocked_backend, '_CHUNK', int(rng.choice([1, 2000, 20000, 1 << 19])))
     stride, dilation = int(rng.integers(1, 3)), int(rng.integers(1, 4))
     height, width = (int(rng.integers(1, 4) if rng.random() < 0.3 else rng.integers(1, 41)) for _ in range(2))
     heads, channels, kernel_size = int(rng.integers(1, 9)), int(rng.integers(1, 6)), int(rng.choice([3, 5, 7, 9]))
@@ -63,10 +64,15 @@ def test_blocked_equals_reference_with_gradients(seed):
 
 
 @pytest.mark.parametrize('channels', [127, 128])
-def test_wide_heads(channels):
+def test_wide_heads_with_gradients(channels):
     maps = random_maps(np.random.default_rng(9), 9, 37, 1, heads=1, channels=channels, batch=1)
-    out = neighborhood_attention(*maps, backend='blocked')
-    np.testing.assert_allclose(out, attention_by_definition(*(m.numpy() for m in maps), 7, 1, 1), rtol=0, atol=1e-12)
+    maps = [m.requires_grad_() for m in maps]
+    results = []
+    for backend in ('reference', 'blocked'):
+        out = neighborhood_attention(*maps, backend=backend)
+        results.append((out, *torch.autograd.grad(out.square().sum(), maps)))
+    for expected, actual in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize('backend', BACKENDS)

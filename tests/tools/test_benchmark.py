@@ -44,7 +44,9 @@ def test_only_some_against_another_baseline(capsys):
 
 def test_backbones(capsys):
     assert rows(capsys, 'backbone', 'swin-tiny', '--size', 32, 32) == ['plain', 'ACmix']
-    assert rows(capsys, 'backbone', 'resnet50', '--size', 32, 32, '--only', 'blocked') == ['plain', 'blocked']
+    only = ('--only', 'blocked', 'plain, fused')
+    names = rows(capsys, 'backbone', 'resnet50', '--size', 32, 32, *only)
+    assert names == ['plain', 'blocked', 'plain, fused']
 
 
 def test_detectors_and_their_training(capsys):
@@ -52,6 +54,8 @@ def test_detectors_and_their_training(capsys):
     common = (config, '--size', 64, 96, '--cfg-options', *SMALL)
     assert rows(capsys, 'detector', *common) == [config.stem, f'{config.stem}, fused']
     assert rows(capsys, 'train', *common) == [config.stem]
+    shapes = ROOT / 'configs/shapes/mask-rcnn_acmix-r26_shapes.py'  # of fewer classes
+    assert rows(capsys, 'train', shapes, '--size', 128, 160) == [shapes.stem]
 
 
 def test_a_config_of_the_host(capsys):
@@ -75,7 +79,11 @@ def test_scaling(capsys, tmp_path):
         (('op', '--chart', 'a.jpg'), '--chart takes a .png file, got a.jpg'),
         (('op', '--only', 'fast'), "there is 'plain 3x3', 'blocked', 'reference', 'fused', but no 'fast'"),
         (('train', 'nowhere.py'), 'there is no config at nowhere.py'),
-        (('train', 'mmdet::nowhere.py'), 'mmdet::nowhere.py cannot be read'),
+        (('train', 'mmdet::nowhere.py'), 'mmdet/.mim/configs/nowhere.py'),
+        (('train', 'nothing_of_that_name::a.py'), 'config of nothing_of_that_name, which is not installed'),
+        (('train', 'a/b.py', 'c/b.py'), 'two of the configs have the same file name'),
+        (('op', '--channels', 6), 'out_channels must be a multiple of num_heads, got 6 and 4'),
+        (('op', '--device', 'abacus'), 'op cannot be measured with these arguments'),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(arguments, message, capsys):

@@ -142,6 +142,8 @@ def test_a_fused_model_predicts_the_same(place):
     assert '8 ACmix layers are merged' in done.stdout
     for unfused, fused in zip(*results, strict=True):
         torch.testing.assert_close(fused['scores'], unfused['scores'], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(fused['bboxes'], unfused['bboxes'], rtol=1e-3, atol=1e-2)
+        assert torch.equal(fused['labels'], unfused['labels'])
 
 
 def test_test_time_augmentation_changes_the_predictions_of_a_box_detector(place):

@@ -1,0 +1,71 @@
+"""Speed that was reached stays: ratios to what ACmix replaces, taken side by side, one thread."""
+
+import pytest
+import torch
+from mmdet.models import ResNet
+from torch import nn
+
+from mmacmix.backbones import ACmixResNet
+from mmacmix.deploy import fuse
+from mmacmix.layers import ACmix
+from mmacmix.reporting.measurement import Work, measure
+
+# What `python tests/test_speed.py` printed on a quiet Xeon of 2.5 GHz. A ratio of 1.5 times that is a fault.
+RECORDED = {
+    'layer, 64 channels, 100x168, over reference, forward': 0.031,
+    'layer, 64 channels, 100x168, over reference, forward and backward': 0.049,
+    'layer, 512 channels, 13x21, over reference, forward': 0.108,
+    'layer, 512 channels, 13x21, over reference, forward and backward': 0.191,
+    'ResNet-50, 320x320, over plain, forward': 1.6,
+    'ResNet-50, 320x320, over plain, forward and backward': 2.2,
+    'ResNet-50, 320x320, fused, over plain, forward': 1.6,
+}
+
+
+def pair(name):
+    """What is measured, and what it is compared with."""
+    torch.manual_seed(0)
+    if name.startswith('ResNet'):
+        networks = ACmixResNet(50), ResNet(50)
+        x = torch.rand(1, 3, 320, 320)
+    else:
+        channels, size = (64, (100, 168)) if '64' in name else (512, (13, 21))
+        networks = [ACmix(channels, channels, backend=backend) for backend in ('blocked', 'reference')]
+        x = torch.rand(1, channels, *size)
+    if 'fused' in name:
+        networks = fuse(networks[0]), networks[1]
+    backward = 'backward' in name
+    for network in networks:
+        network.train(backward)
+    return [work_of(network, x, backward) for network in networks]
+
+
+def work_of(network: nn.Module, x, backward):
+    def run():
+        with torch.set_grad_enabled(backward):
+            out = network(x)
+        outs = out if isinstance(out, tuple) else (out,)
+        return (outs, [torch.ones_like(each) for each in outs]) if backward else None
+
+    return Work(run, [network])
+
+
+def ratio(name):
+    """Of the fastest repeats: what else the machine does makes others slower, never faster."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        ours, other = measure(dict(zip(('ours', 'other'), pair(name), strict=True)), repeats=4).values()
+    finally:
+        torch.set_num_threads(threads)
+    return min(ours.seconds) / min(other.seconds)
+
+
+@pytest.mark.parametrize('name', RECORDED)
+def test_no_slower_than_recorded(name):
+    assert ratio(name) <= 1.5 * RECORDED[name]
+
+
+if __name__ == '__main__':
+    for name in RECORDED:
+        print(f'{name}: {ratio(name):.3f}', flush=True)
