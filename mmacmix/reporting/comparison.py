@@ -36,10 +36,17 @@ def read_run(folder: Path, metric: str) -> Run:
     if not evaluations:
         names = sorted({name for line in lines for name in line if 'lr' not in line and name not in _TIMES})
         raise ValueError(f'no evaluation in {logs[-1]} has a score {metric!r}, but {", ".join(names) or "none at all"}')
+    # An evaluation logs its epoch, which stays 0 where training counts iterations: the training line before it knows.
+    steps, step = [], 0
+    for line in lines:
+        if 'lr' in line:
+            step = line['step']
+        elif metric in line:
+            steps.append(step)
     times = [line['time'] for line in lines if 'lr' in line]
     mebibytes = [line['memory'] for line in lines if 'memory' in line]
     return Run(
-        [line['step'] for line in evaluations],
+        steps,
         [line[metric] for line in evaluations],
         statistics.median(times),
         max(mebibytes) * 2**20 if mebibytes else None,

@@ -15,8 +15,9 @@ def write_scalars(folder, lines):
 def test_a_run_is_read_from_its_last_start(tmp_path):
     write_scalars(tmp_path / '20260101_000000', [{'lr': 1, 'time': 9.0, 'step': 1}])
     training = [{'lr': 1, 'time': seconds, 'step': step} for step, seconds in ((1, 5.0), (2, 1.0), (3, 2.0))]
-    evaluations = [{'mIoU': 10.0, 'time': 0.1, 'step': 2}, {'mIoU': 30.0, 'time': 0.1, 'step': 3}]
-    write_scalars(tmp_path / '20260101_000001', training + evaluations)
+    # As MMEngine logs them where training counts iterations: of epoch 0.
+    evaluations = [{'mIoU': 10.0, 'time': 0.1, 'step': 0}, {'mIoU': 30.0, 'time': 0.1, 'step': 0}]
+    write_scalars(tmp_path / '20260101_000001', [*training[:2], evaluations[0], training[2], evaluations[1]])
     assert read_run(tmp_path, 'mIoU') == Run([2, 3], [10.0, 30.0], 2.0)
     with pytest.raises(ValueError, match="has a score 'AP', but mIoU$"):
         read_run(tmp_path, 'AP')
