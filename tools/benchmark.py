@@ -169,7 +169,7 @@ def on_random_maps(network: nn.Module, shape: tuple[int, int, int, int], args: N
             outs = network(x)
         if not args.backward:
             return None
-        outs = outs if isinstance(outs, tuple) else (outs,)
+        outs = list(outs) if isinstance(outs, (tuple, list)) else [outs]
         grads.extend(torch.rand_like(out) for out in outs[len(grads) :])
         return outs, grads
 

@@ -43,7 +43,7 @@ def test_only_some_against_another_baseline(capsys):
 
 
 def test_backbones(capsys):
-    assert rows(capsys, 'backbone', 'swin-tiny', '--size', 32, 32) == ['plain', 'ACmix']
+    assert rows(capsys, 'backbone', 'swin-tiny', '--size', 32, 32, '--backward') == ['plain', 'ACmix']
     only = ('--only', 'blocked', 'plain, fused')
     names = rows(capsys, 'backbone', 'resnet50', '--size', 32, 32, *only)
     assert names == ['plain', 'blocked', 'plain, fused']
