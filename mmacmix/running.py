@@ -115,6 +115,20 @@ def load_config(args: Namespace) -> Config:
     return cfg
 
 
+def load_configs(paths: Sequence[str], options: Sequence[str]) -> dict[str, Config]:
+    """Several configs by their names in a table, those of their files, all with the same overrides.
+
+    Raises:
+        UserError: One cannot be loaded, or two have the same name.
+    """
+    if len({Path(path).stem for path in paths}) < len(paths):
+        raise UserError('two of the configs have the same file name, which is their name in the table')
+    parser = ArgumentParser()
+    add_config_arguments(parser)
+    overrides = ['--cfg-options', *options] if options else []
+    return {Path(path).stem: load_config(parser.parse_args([path, *overrides])) for path in paths}
+
+
 def _path_of(config: str) -> str:
     """A config's file, which may be given as ``package::path``. MMEngine would install a package that is missing."""
     package, inside, path = config.partition('::')

@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 import torch
 from mmcv.cnn.utils import fuse_conv_bn
-from mmengine.config import Config
 from torch import Tensor, nn
 
 from mmacmix.backbones import ACmixResNet, ACmixSwinTransformer
@@ -27,7 +26,7 @@ from mmacmix.deploy import fuse
 from mmacmix.layers import ACmix
 from mmacmix.ops import available_backends
 from mmacmix.reporting.measurement import Work, draw, draw_scaling, measure, table
-from mmacmix.running import UserError, add_config_arguments, build_model, load_config, run
+from mmacmix.running import UserError, build_model, load_configs, run
 
 DTYPES = ('float32', 'float16', 'bfloat16')
 
@@ -199,33 +198,19 @@ def fused(model: nn.Module) -> nn.Module:
 def detectors(args: Namespace) -> dict[str, Work]:
     """Inference of the networks of configs."""
     works = {}
-    for path in names_once(args.configs):
-        model = build_model(config_of(path, args)).to(args.device)
+    for name, cfg in load_configs(args.configs, args.cfg_options).items():
+        model = build_model(cfg).to(args.device)
         model.eval()
-        works[Path(path).stem] = inference(model, args)
-        works[f'{Path(path).stem}, fused'] = inference(fused(model), args)
+        works[name] = inference(model, args)
+        works[f'{name}, fused'] = inference(fused(model), args)
     return works
 
 
 def training_steps(args: Namespace) -> dict[str, Work]:
     """A training step of the networks of configs."""
     args.backward = True
-    return {
-        Path(path).stem: training_step(build_model(config_of(path, args)).to(args.device), args)
-        for path in names_once(args.configs)
-    }
-
-
-def names_once(configs: list[str]) -> list[str]:
-    if len({Path(config).stem for config in configs}) < len(configs):
-        raise UserError('two of the configs have the same file name, which is their name in the table')
-    return configs
-
-
-def config_of(path: str, args: Namespace) -> Config:
-    parser = ArgumentParser()
-    add_config_arguments(parser)
-    return load_config(parser.parse_args([path, *(['--cfg-options', *args.cfg_options] if args.cfg_options else [])]))
+    configs = load_configs(args.configs, args.cfg_options)
+    return {name: training_step(build_model(cfg).to(args.device), args) for name, cfg in configs.items()}
 
 
 def precision(args: Namespace) -> AbstractContextManager:

@@ -19,7 +19,7 @@ from mmengine.config import Config
 
 from mmacmix.reporting.comparison import Run, draw_comparison, read_run, table
 from mmacmix.reporting.complexity import Part, complexity
-from mmacmix.running import UserError, add_config_arguments, build_model, load_config, run
+from mmacmix.running import UserError, build_model, load_configs, run
 
 TRAIN = Path(__file__).with_name('train.py')
 
@@ -35,9 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if min(args.seeds, args.jobs) < 1:
         parser.error('--seeds and --jobs start at 1')
-    configs = {Path(config).stem: load(config, args.cfg_options) for config in args.configs}
-    if len(configs) < len(args.configs):
-        raise UserError('two of the configs have the same file name, which is their name in the table')
+    configs = load_configs(args.configs, args.cfg_options)
     work_dir = Path(args.work_dir)
     folders = {name: [work_dir / name / f'seed{seed}' for seed in range(args.seeds)] for name in configs}
     train_all([(configs[name], folder) for name in configs for folder in folders[name]], args.jobs, args.cfg_options)
@@ -46,13 +44,6 @@ def main(argv: list[str] | None = None) -> None:
     except ValueError as error:
         raise UserError(str(error)) from error
     report(runs, configs, folders, args.metric, work_dir)
-
-
-def load(config: str, options: list[str]) -> Config:
-    """A config with its overrides."""
-    parser = ArgumentParser()
-    add_config_arguments(parser)
-    return load_config(parser.parse_args([config, *(['--cfg-options', *options] if options else [])]))
 
 
 def fingerprint(cfg: Config) -> str:

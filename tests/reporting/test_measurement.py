@@ -1,6 +1,5 @@
 import os
 
-import pytest
 import torch
 from PIL import Image
 from torch import nn
@@ -43,7 +42,6 @@ def test_gradients_are_those_given_and_start_from_nothing():
     assert torch.equal(linear.weight.grad, gradient.T @ x)
 
 
-@pytest.mark.skipif(not os.access('/proc/self/clear_refs', os.W_OK), reason='the system does not tell peak memory')
 def test_peak_memory_is_what_was_taken_beside_what_was_there():
     before = torch.ones(40 * MEBIBYTE, dtype=torch.uint8)
 
@@ -52,6 +50,9 @@ def test_peak_memory_is_what_was_taken_beside_what_was_there():
         torch.ones(20 * MEBIBYTE, dtype=torch.uint8)
 
     peak = measure({'work': Work(run)}, repeats=1)['work'].peak_memory
+    if not os.access('/proc/self/clear_refs', os.W_OK):  # the system does not tell
+        assert peak is None
+        return
     assert abs(peak / MEBIBYTE - 80) < 8
     assert before.sum() == len(before)
 
