@@ -1,5 +1,6 @@
 """What the README says can be done, done."""
 
+import os
 import re
 from itertools import product
 from pathlib import Path
@@ -67,3 +68,8 @@ def test_files_it_names_are_there():
             parts = iter(choice)
             path = re.sub(r'{.*?}', lambda _, parts=parts: next(parts), name)
             assert (ROOT / path).exists(), path
+
+
+def test_every_tool_starts_by_its_name():
+    tools = sorted((ROOT / 'tools').iterdir())
+    assert [tool.name for tool in tools if tool.suffix in ('.py', '.sh') and not os.access(tool, os.X_OK)] == []
