@@ -1,5 +1,6 @@
 # make train    set up if needed; train, evaluate and draw Mask R-CNN with ACmix on generated images
-# make test     set up if needed; run the tests
+# make test     set up if needed; run the tests, but for slow ones
+# make test-all set up if needed; run all tests
 # make lint     set up if needed; check style and formatting
 # make setup    set up only
 #
@@ -13,7 +14,7 @@ RUN := export PATH="$(BIN):$$PATH"
 CONFIG := configs/shapes/mask-rcnn_acmix-r26_shapes.py
 SHAPES := data/shapes
 WORK_DIR ?= work_dirs/shapes
-.PHONY: setup train test lint
+.PHONY: setup train test test-all lint
 
 setup:
 	@command -v $(or $(PYTHON),python3) > /dev/null || { echo "set-up: mmacmix needs Python 3.10, 3.11 or 3.12, and there is no $(or $(PYTHON),python3) on the PATH." >&2; exit 1; }
@@ -32,8 +33,13 @@ train: setup $(SHAPES)/annotations/instances_val.json
 	fi
 	@echo "Trained: $(WORK_DIR)/results.md holds the results, $(WORK_DIR)/gallery.png shows them."
 
+PYTEST := OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
 test: setup
-	@$(RUN); OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	@$(RUN); $(PYTEST) -m 'not slow'
+
+test-all: setup
+	@$(RUN); $(PYTEST)
 
 lint: setup
 	@$(RUN); ruff check .

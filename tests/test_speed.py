@@ -10,6 +10,8 @@ from mmacmix.deploy import fuse
 from mmacmix.layers import ACmix
 from mmacmix.reporting.measurement import Work, measure
 
+pytestmark = pytest.mark.slow
+
 # What `python tests/test_speed.py` printed on a quiet Xeon of 2.5 GHz. A ratio of 1.5 times that is a fault.
 RECORDED = {
     'layer, 64 channels, 100x168, over reference, forward': 0.031,

@@ -14,10 +14,12 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from mmcv.cnn.utils import fuse_conv_bn
 from torch import Tensor, nn
 
@@ -35,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description='Time and memory of ACmix beside what it replaces.')
     commands = parser.add_subparsers(dest='command', required=True)
 
-    op = commands.add_parser('op', help='one layer: every backend, fused, and a plain 3x3 convolution')
+    op = commands.add_parser('op', help='one layer: every backend, fused, a plain 3x3, and on a GPU NATTEN')
     op.add_argument('--channels', type=int, default=64, help='default: 64')
     op.add_argument('--stride', type=int, default=1, help='default: 1')
     add_common(op, [100, 168], layers)
@@ -108,11 +110,38 @@ def add_common(parser: ArgumentParser, size: list[int], works: Callable[[Namespa
 def layers(args: Namespace) -> dict[str, Work]:
     """One layer."""
     networks = {'plain 3x3': nn.Conv2d(args.channels, args.channels, 3, args.stride, 1, bias=False)}
-    networks |= backends_of(ACmix(args.channels, args.channels, stride=args.stride), args)
+    layer = ACmix(args.channels, args.channels, stride=args.stride)
+    networks |= backends_of(layer, args)
+    if on_gpu(args) and args.stride == 1 and find_spec('natten'):
+        networks['natten'] = WithNatten.of(layer)
     return {
         name: on_random_maps(network, (args.batch, args.channels, *args.size), args)
         for name, network in networks.items()
     }
+
+
+class WithNatten(ACmix):
+    """ACmix whose attention is NATTEN's (arXiv 2204.07143), for stride and dilation 1.
+
+    NATTEN moves windows that reach over the border inwards. Here the border is reflected first and cut off again in the
+    end, so that such windows are those of pixels that nobody reads.
+    """
+
+    @classmethod
+    def of(cls, layer: ACmix) -> 'WithNatten':
+        """A copy of a layer."""
+        copy = deepcopy(layer)
+        copy.__class__ = cls
+        return copy
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        from natten import na2d
+
+        border = self.attention_kernel_size // 2
+        query = F.pad(query, [border] * 4)
+        key, value = (F.pad(each, [border] * 4 + [0, 0], mode='reflect') for each in (key, value))
+        out = na2d(*(each.permute(0, 3, 4, 1, 2) for each in (query, key, value)), self.attention_kernel_size)
+        return out[:, border:-border, border:-border].permute(0, 3, 4, 1, 2)
 
 
 def backbones(args: Namespace) -> dict[str, Work]:

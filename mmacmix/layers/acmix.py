@@ -122,7 +122,7 @@ class ACmix(TwoPaths):
         if self.has_attention:
             out = self._attention(x)
         if self.has_convolution:
-            out = out + self._convolution(x)
+            out = out + self.recomputed(self._convolution, x)
         if self.bias is not None:
             out = out + self.bias.view(-1, 1, 1)
         return contiguous(out, memory_format)
@@ -134,10 +134,13 @@ class ACmix(TwoPaths):
         # The logits are query_i . (key_j + position_i - position_j); position_i is the same for all j of a window
         # and the softmax cancels it (the bias of the position convolution goes the same way).
         key = key - self.position(coordinates(x))[:, None]
-        out = neighborhood_attention(
+        return self.attend(query, key, value).flatten(1, 2)  # channel h * head_dim + d
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """The layer's :func:`mmacmix.ops.neighborhood_attention`."""
+        return neighborhood_attention(
             query, key, value, self.attention_kernel_size, self.stride[0], self.dilation[0], self.backend
         )
-        return out.flatten(1, 2)  # channel h * head_dim + d
 
     def _convolution(self, x: Tensor) -> Tensor:
         # Channel d * num_heads + h, unlike the attention path: the published order, which checkpoints depend on.

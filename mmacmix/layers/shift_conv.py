@@ -3,7 +3,6 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from ..ops import dense_shift_conv, feature_projection, merged_kernels, mix, shift_conv, shift_kernels
 
@@ -78,10 +77,7 @@ class ShiftConv(nn.Module):
         if self.is_faster_dense(x.shape[1], self.num_heads // self.sharing_heads):
             merged, taps = merged_kernels(kernels, weight), merged_kernels(kernels, bias[:, None])[:, 0]
             return self._of_all_heads(dense_shift_conv(x, merged, taps, None, self.stride, self.dilation))
-        if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-            # The features are larger than the map: they are computed again in backward instead of being kept.
-            return checkpoint(self._factored, x, weight, bias, kernels, use_reentrant=False, preserve_rng_state=False)
-        return self._factored(x, weight, bias, kernels)
+        return self._shift(F.conv2d(x, weight[..., None, None], bias), kernels)
 
     def is_faster_dense(self, in_channels: int, outputs: int) -> bool:
         """Whether one plain convolution is faster than the features and the group convolution that it is made of.
@@ -103,9 +99,6 @@ class ShiftConv(nn.Module):
         """Those of the fully connected layer on ``pixels`` and of the shifts on ``outputs`` pixels."""
         head_dim = self.weight.shape[0] * self.sharing_heads // self.num_heads
         return self.mixing.numel() * head_dim * pixels + self.weight.numel() * outputs
-
-    def _factored(self, x: Tensor, weight: Tensor, bias: Tensor, kernels: Tensor) -> Tensor:
-        return self._shift(F.conv2d(x, weight[..., None, None], bias), kernels)
 
     def _shift(self, features: Tensor, kernels: Tensor) -> Tensor:
         return self._of_all_heads(shift_conv(features, kernels, self.stride, self.dilation))

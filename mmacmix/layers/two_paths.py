@@ -1,11 +1,12 @@
 """What ACmix is in every layer: two paths and their rates."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class MultiplyAdds(NamedTuple):
@@ -59,6 +60,16 @@ class TwoPaths(BaseModule):
         if top in self.projections:
             return 'projections'
         return 'convolution' if top in ('shift_conv', 'conv_rate') else 'attention'
+
+    @staticmethod
+    def recomputed(path: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """``path(x)``, of which nothing but ``x`` is kept for backward: the rest is computed again then.
+
+        For a convolution path, whose features and merged weights are larger than its input and cheap to have again.
+        """
+        if not torch.is_grad_enabled():
+            return path(x)
+        return checkpoint(path, x, use_reentrant=False, preserve_rng_state=False)
 
     def multiply_adds(self, shape: Sequence[int]) -> MultiplyAdds:
         """Multiplications with an addition that the operator asks for, whichever way a backend goes about it.

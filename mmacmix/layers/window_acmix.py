@@ -101,11 +101,11 @@ class WindowACmix(TwoPaths):
         if self.has_attention:
             out = self.attention_rate * self.proj(self._attention(rolled, shift))
         if self.has_convolution and self.conv_on_rolled:
-            out = out + self.conv_rate * self._convolution(rolled)
+            out = out + self.conv_rate * self.recomputed(self._convolution, rolled)
         if self.has_attention or self.conv_on_rolled:
             out = _roll(out, shift)[:, :height, :width]
         if self.has_convolution and not self.conv_on_rolled:
-            out = out + self.conv_rate * self._convolution(x)
+            out = out + self.conv_rate * self.recomputed(self._convolution, x)
         return self.drop(out)
 
     def multiply_adds(self, shape: Sequence[int]) -> MultiplyAdds:

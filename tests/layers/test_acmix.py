@@ -200,15 +200,23 @@ def test_the_convolution_path_is_the_same_dense_and_in_factors_with_gradients(mo
         torch.testing.assert_close(dense, factored, rtol=1e-10, atol=1e-10)
 
 
-def test_features_are_not_kept_for_backward(monkeypatch):
-    monkeypatch.setattr(shift_conv, 'GROUPED', -1e9)
-    layer, x = ACmix(16, 16), torch.rand(1, 16, 64, 64)
+@pytest.mark.parametrize('channels, stride', [(16, 1), (128, 1), (128, 2)])  # dense, in factors, dense
+def test_only_maps_of_the_attention_are_kept_for_backward(channels, stride):
+    layer, x = ACmix(channels, channels, stride=stride), torch.rand(1, channels, 32, 32)
     kept = {}
-    with torch.autograd.graph.saved_tensors_hooks(
-        lambda t: kept.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}) or t, lambda t: t
-    ):
-        layer(x).sum()
-    assert sum(kept.values()) < 6 * x.nbytes  # the input, query, key, value and the attention's output
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    parameters = {parameter.data_ptr() for parameter in layer.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = layer(x)
+    maps = 3 * x.nbytes + 2 * out.nbytes  # input, key, value; query and the attention's output
+    weights = layer.value.weight.nbytes  # with the rate in it
+    few = 20_000  # coordinates, the rate
+    assert sum(size for place, size in kept.items() if place not in parameters) < maps + weights + few
 
 
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')

@@ -34,15 +34,15 @@ def output_and_gradients(attend, maps, window, dtype=None):
 
 # Shape, and kernel size, stride, dilation: several tiles, ragged ones, maps smaller than the window, all residues.
 CASES = [
-    ((1, 1, 4, 9, 10), (7, 1, 1)),
-    ((2, 2, 5, 3, 4), (3, 1, 1)),
+    pytest.param((1, 1, 4, 9, 10), (7, 1, 1), marks=pytest.mark.slow),
+    pytest.param((2, 2, 5, 3, 4), (3, 1, 1), marks=pytest.mark.slow),
     ((1, 1, 20, 5, 6), (3, 1, 1)),
     ((1, 1, 4, 9, 7), (3, 2, 1)),
     ((1, 1, 4, 5, 6), (3, 1, 2)),
-    ((1, 1, 4, 8, 7), (3, 2, 2)),
+    pytest.param((1, 1, 4, 8, 7), (3, 2, 2), marks=pytest.mark.slow),
     ((1, 1, 4, 5, 7), (3, 2, 3)),
     ((1, 1, 4, 1, 5), (3, 1, 1)),
-    ((1, 1, 4, 2, 2), (7, 1, 1)),
+    pytest.param((1, 1, 4, 2, 2), (7, 1, 1), marks=pytest.mark.slow),
 ]
 
 

@@ -1,7 +1,12 @@
 import json
+import sys
+import types
 
+import numpy as np
 import pytest
+import torch
 
+from mmacmix.layers import ACmix
 from tests.tooling import ROOT, complaint, load
 
 SMALL = (
@@ -88,3 +93,24 @@ def test_scaling(capsys, tmp_path):
 )
 def test_mistakes_are_told_in_one_sentence(arguments, message, capsys):
     assert message in complaint('benchmark.py', arguments, capsys)
+
+
+def clamped_attention(query, key, value, kernel_size):
+    """NATTEN's na2d for ``(B, H, W, heads, d)``: windows that reach over the border are moved inwards."""
+    height, width = query.shape[1:3]
+    out = torch.empty_like(query)
+    for y, x in np.ndindex(height, width):
+        top, left = (min(max(at - kernel_size // 2, 0), side - kernel_size) for at, side in ((y, height), (x, width)))
+        keys, values = (
+            each[:, top : top + kernel_size, left : left + kernel_size].flatten(1, 2) for each in (key, value)
+        )
+        scores = torch.einsum('bhd,bkhd->bkh', query[:, y, x], keys) * query.shape[-1] ** -0.5
+        out[:, y, x] = torch.einsum('bkh,bkhd->bhd', scores.softmax(1), values)
+    return out
+
+
+def test_natten_computes_the_same_layer(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'natten', types.SimpleNamespace(na2d=clamped_attention))
+    layer, x = ACmix(8, 8, backend='reference').double(), torch.rand(2, 8, 9, 6, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(load('benchmark.py').WithNatten.of(layer)(x), layer(x), rtol=0, atol=1e-12)

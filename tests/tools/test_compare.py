@@ -19,6 +19,7 @@ OPTIONS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_seeds_become_a_table_and_a_chart(tmp_path, monkeypatch, capsys):
     write_shapes(tmp_path / 'data' / 'shapes', train=4, val=2)
     arguments = [CONFIG, '--work-dir', 'out', '--seeds', 2, '--jobs', 2, *OPTIONS]

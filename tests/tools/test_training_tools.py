@@ -99,6 +99,7 @@ def test_resume_goes_on_from_the_last_checkpoint(place):
     assert (place / 'resumed' / 'iter_3.pth').exists()
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_test_on_the_cpu(place):
     for command in (['dist_train.sh', CONFIG, '2'], ['dist_test.sh', CONFIG, 'two/iter_2.pth', '2']):
         done = subprocess.run(
@@ -146,6 +147,7 @@ def test_a_fused_model_predicts_the_same(place):
         assert torch.equal(fused['labels'], unfused['labels'])
 
 
+@pytest.mark.slow
 def test_test_time_augmentation_changes_the_predictions_of_a_box_detector(place):
     boxes_only = [
         *TINY,
@@ -176,6 +178,7 @@ def test_test_time_augmentation_changes_the_predictions_of_a_box_detector(place)
     assert scores[0].shape != scores[1].shape or not torch.allclose(scores[0], scores[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('host, config, tiny', [('mmdet', CONFIG, TINY), ('mmseg', SEGMENTATION, TINY_SEGMENTOR)])
 def test_hosts_own_train_runs_the_config_outside_the_checkout(place, host, config, tiny):
     tool = Path(importlib.import_module(host).__file__).parent / '.mim' / 'tools' / 'train.py'
