@@ -40,10 +40,11 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['mmacmix', 'mmacmix.*']),
+    package_data={'mmacmix.reporting': ['*.j2']},
     python_requires='>=3.10',
     # MMEngine and MMCV come under several distribution names (mmcv, mmcv-lite, onedl-mmcv): whoever installs this
     # package has one already, and importing it says in a sentence what is missing.
-    install_requires=['torch>=2.6', 'numpy'],
+    install_requires=['torch>=2.6', 'numpy', 'jinja2'],
     extras_require={
         'openmmlab': ['mmengine>=0.10.7', 'mmcv==2.1.0', 'mmdet==3.3.0', 'mmsegmentation==1.2.2', 'ftfy', 'regex'],
         'imagenet': ['mmpretrain==1.2.0'],

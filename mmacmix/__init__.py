@@ -7,9 +7,9 @@ check_environment()
 
 from mmengine.config.utils import MODULE2PACKAGE  # noqa: E402
 
-from . import backbones, checkpoints, datasets, layers, ops  # noqa: E402
+from . import backbones, checkpoints, datasets, layers, ops, reporting  # noqa: E402
 
 # The packages whose configs can be bases (`mmacmix::...`) and whose models the inferencers list.
 MODULE2PACKAGE['mmacmix'] = 'mmacmix'
 
-__all__ = ['__version__', 'backbones', 'checkpoints', 'datasets', 'layers', 'ops']
+__all__ = ['__version__', 'backbones', 'checkpoints', 'datasets', 'layers', 'ops', 'reporting']

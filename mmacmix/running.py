@@ -19,7 +19,7 @@ from mmengine.utils import import_modules_from_strings
 
 from .backbones.pretrained import WeightsError
 from .environment import allow_only_data_in_checkpoints, load_checkpoint, state_dict_of
-from .reporting import ResultsHook
+from .reporting import PathWeightsHook, ResultsHook
 
 # How to get a data set, by the folder that the configs of this package look for it in.
 _SOURCES = {
@@ -182,6 +182,8 @@ def build_runner(cfg: Config, dataloaders: Sequence[str]) -> Runner:
         hint = f' (the config had no {", ".join(new_options)} before --cfg-options)' if new_options else ''
         raise UserError(f'{cfg.filename} cannot be built{hint}: {_first_line(error)}') from error
     runner.register_hook(ResultsHook())
+    if not any(isinstance(hook, PathWeightsHook) for hook in runner.hooks):
+        runner.register_hook(PathWeightsHook())
     return runner
 
 

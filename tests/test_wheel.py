@@ -59,6 +59,7 @@ def test_all_configs_and_tools_are_inside(python):
         )
         assert theirs == ours and len(ours) > 5
     assert yaml.safe_load((mim / 'model-index.yml').read_text())['Import']
+    assert (mim.parent / 'reporting' / 'report.html.j2').exists()
     assert all(os.access(tool, os.X_OK) for tool in (mim / 'tools').glob('*.sh'))
 
 

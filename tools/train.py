@@ -9,9 +9,11 @@ import logging
 from argparse import ArgumentParser
 
 import torch
+from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmengine.runner import find_latest_checkpoint
 
+from mmacmix.reporting.report import write_report
 from mmacmix.running import UserError, add_common_arguments, build_runner, check_checkpoint, load_config, run
 
 
@@ -52,6 +54,8 @@ def main(argv: list[str] | None = None) -> None:
     if checkpoint:
         check_checkpoint(checkpoint, runner.model, whole=cfg.get('resume', False))
     runner.train()
+    if is_main_process():
+        print_log(f'The whole run on one page: {write_report(runner.work_dir)}', 'current')
 
 
 if __name__ == '__main__':

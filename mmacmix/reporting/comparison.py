@@ -1,12 +1,13 @@
 """Configs trained with several seeds each, side by side."""
 
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
+
+from .scalars import read_scalars
 
 
 class Run(NamedTuple):
@@ -22,38 +23,24 @@ def read_run(folder: Path, metric: str) -> Run:
     """Read the scalars that a run logged.
 
     Args:
-        folder: Its work directory. Of several starts in it the last one counts.
+        folder: Its work directory.
         metric: What its evaluations call the score: ``coco/segm_mAP``.
 
     Raises:
         ValueError: There are no scalars, or no evaluation has such a score.
     """
-    logs = sorted(folder.glob('*/vis_data/scalars.json'))
-    if not logs:
-        raise ValueError(f'{folder} holds no finished run: there are no scalars inside')
-    lines = [json.loads(line) for line in logs[-1].read_text().splitlines()]
-    evaluations = [line for line in lines if metric in line]
+    scalars = read_scalars(folder)
+    evaluations = [line for line in scalars.evaluations if metric in line]
     if not evaluations:
-        names = sorted({name for line in lines for name in line if 'lr' not in line and name not in _TIMES})
-        raise ValueError(f'no evaluation in {logs[-1]} has a score {metric!r}, but {", ".join(names) or "none at all"}')
-    # An evaluation logs its epoch, which stays 0 where training counts iterations: the training line before it knows.
-    steps, step = [], 0
-    for line in lines:
-        if 'lr' in line:
-            step = line['step']
-        elif metric in line:
-            steps.append(step)
-    times = [line['time'] for line in lines if 'lr' in line]
-    mebibytes = [line['memory'] for line in lines if 'memory' in line]
+        names = ', '.join(scalars.scores) or 'none at all'
+        raise ValueError(f'no evaluation in {folder} has a score {metric!r}, but {names}')
+    mebibytes = [line['memory'] for line in scalars.training if 'memory' in line]
     return Run(
-        steps,
+        [line['step'] for line in evaluations],
         [line[metric] for line in evaluations],
-        statistics.median(times),
+        statistics.median(line['time'] for line in scalars.training),
         max(mebibytes) * 2**20 if mebibytes else None,
     )
-
-
-_TIMES = ('time', 'data_time', 'step')
 
 
 def table(runs: dict[str, Sequence[Run]], metric: str, columns: dict[str, dict[str, str]]) -> str:

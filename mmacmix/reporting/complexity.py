@@ -57,10 +57,17 @@ def complexity(model: nn.Module, run: Callable[[], object]) -> dict[str, Part]:
     computed = {name: sum(by_operation.values()) // 2 for name, by_operation in flops.items()}
     rest = counter.get_total_flops() // 2 - sum(computed.get(f'{top}.{name}', 0) for name in layers)
     multiply_adds = [sum(part) for part in zip(*asked_for, strict=True)] or [0, 0, 0]
+    parameters = count_parameters(model)
+    return {part: Part(parameters[part], number) for part, number in zip(PARTS, (*multiply_adds, rest), strict=True)}
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """A network's parameters, by the same parts."""
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, TwoPaths)}
     parameters = dict.fromkeys(PARTS, 0)
     for name, parameter in model.named_parameters():
         parameters[_part_of(name, layers)] += parameter.numel()
-    return {part: Part(parameters[part], number) for part, number in zip(PARTS, (*multiply_adds, rest), strict=True)}
+    return parameters
 
 
 def _part_of(parameter: str, layers: dict[str, TwoPaths]) -> str:

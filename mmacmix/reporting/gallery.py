@@ -11,7 +11,8 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from mmengine.visualization import Visualizer
 from torch import Tensor
 
-from .legend import draw_legend
+from .image_quality import as_tensor
+from .legend import draw_legend, draw_text
 
 _SIDE = 400  # pixels of a panel's longer side
 _GAP = 6
@@ -23,6 +24,7 @@ def draw_gallery(
     path: str | Path,
     columns: int = 2,
     score_thr: float = 0.3,
+    captions: Sequence[str] = (),
 ) -> None:
     """Draw samples into one PNG, each as input, ground truth and prediction; below them a legend of semantic classes.
 
@@ -34,11 +36,12 @@ def draw_gallery(
         path: The PNG to write.
         columns: Samples side by side. Default: 2.
         score_thr: Predicted objects with lower scores are left out. Default: 0.3.
+        captions: A line below each sample. Default: none.
     """
     artist = type(visualizer)()  # one that keeps no copies of what it draws
     artist.dataset_meta = visualizer.dataset_meta
     panels = []
-    for sample in samples:
+    for index, sample in enumerate(samples):
         image = mmcv.imread(sample.img_path, channel_order='rgb')
         factor = _SIDE / max(image.shape[:2])
         height, width = (round(side * factor) for side in image.shape[:2])
@@ -60,7 +63,10 @@ def draw_gallery(
             if drawn:
                 artist.add_datasample('', image, sample, draw_gt=truth, draw_pred=not truth, **options)
             row.append(artist.get_image() if drawn else image)
-        panels.append(_join(row, 1, _GAP))
+        panel = _join(row, 1, _GAP)
+        if captions:
+            panel = _join([panel, draw_text(captions[index], panel.shape[1])], 0, 0)
+        panels.append(panel)
     rows = [_join(panels[first : first + columns], 1, 4 * _GAP) for first in range(0, len(panels), columns)]
     present = _semantic_classes(samples)
     if present:
@@ -86,9 +92,7 @@ def _resize(instances: InstanceData, factor: float, size: Sequence[int]) -> Inst
     boxes = instances.bboxes
     instances.bboxes = getattr(boxes, 'tensor', boxes) * factor
     if 'masks' in instances:
-        masks = instances.masks
-        masks = masks.to_tensor(torch.uint8, 'cpu') if hasattr(masks, 'to_tensor') else torch.as_tensor(masks)
-        instances.masks = _resize_masks(masks, size).bool()
+        instances.masks = _resize_masks(as_tensor(instances.masks), size).bool()
     return instances
 
 

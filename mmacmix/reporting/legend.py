@@ -1,4 +1,4 @@
-"""The key to a picture's colours."""
+"""What a picture says in words: the key to its colours, a caption."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ def draw_legend(names: Sequence[str], colors: Sequence[Sequence[int]], width: in
     Returns:
         ``(H, width, 3)`` uint8, RGB, on white.
     """
-    font = ImageFont.load_default(_LINE - 2 * _PAD + 2)
+    font = _font()
     places, x, y = [], _PAD, 0
     for name in names:
         length = _LINE + round(font.getlength(name)) + 2 * _PAD
@@ -34,3 +34,21 @@ def draw_legend(names: Sequence[str], colors: Sequence[Sequence[int]], width: in
         draw.rectangle((x, y + _PAD, x + _LINE - 2 * _PAD, y + _LINE - _PAD), tuple(color), 'black')
         draw.text((x + _LINE - _PAD, y + _LINE // 2), name, 'black', font, anchor='lm')
     return np.asarray(image)
+
+
+def add_legend(image: np.ndarray, names: Sequence[str], colors: Sequence[Sequence[int]]) -> np.ndarray:
+    """An RGB image with :func:`draw_legend` below it; as it is where there are no names."""
+    if not names:
+        return image
+    return np.concatenate((image, draw_legend(names, colors, image.shape[1])))
+
+
+def draw_text(text: str, width: int) -> np.ndarray:
+    """One line, cut off where it is longer: ``(H, width, 3)`` uint8, black on white."""
+    image = Image.new('RGB', (width, _LINE), 'white')
+    ImageDraw.Draw(image).text((_PAD, _LINE // 2), text, 'black', _font(), anchor='lm')
+    return np.asarray(image)
+
+
+def _font() -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(_LINE - 2 * _PAD + 2)

@@ -1,58 +1,97 @@
 """Leaves the results of an evaluation where the user looks for them."""
 
+import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.dist import is_main_process
+from mmengine.dist import get_world_size, is_main_process
+from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
+from mmengine.utils.dl_utils import collect_env
 from torch.utils.data import DataLoader
 
 from .class_iou import ClassIoU
+from .complexity import count_parameters
 from .gallery import draw_gallery
+from .image_quality import image_quality
+
+_SCORE = 0.3  # predicted objects with lower ones are neither judged nor drawn
 
 
 class ResultsHook(Hook):
-    """After every evaluation: a table and a gallery in the work directory.
+    """After every evaluation: tables and a gallery in the work directory.
 
-    ``results.md`` and ``results.json`` hold the metrics, of a segmentor class by class too, ``gallery.png`` the first
-    images: input, ground truth, prediction. What a test writes has ``test_`` in front, so that it stands beside what
-    training left.
+    ``results.md`` and ``results.json`` hold the metrics, class by class too. ``images.csv`` lists the
+    images from worst to best (:func:`mmacmix.reporting.image_quality`), and ``gallery.png`` shows the first and the
+    last of that list: input, ground truth, prediction. Where there is no ground truth it shows the first images. What a
+    test writes has ``test_`` in front, so that it stands beside what training left. Before training
+    ``run.json`` gets what the report says of network and machine.
+
+    Of several processes the first one's share of the images is listed and shown.
 
     Args:
-        images: Images in the gallery. Default: 12.
+        images: Images in the gallery, half of them the worst, half of them the best. Default: 12.
     """
 
     priority = 'LOWEST'
 
     def __init__(self, images: int = 12) -> None:
         self.images = images
-        self._samples: list = []
+        self._qualities: list[tuple[str, float]] = []
+        self._extremes: list[tuple[float, BaseDataElement]] = []
+        self._first: list[BaseDataElement] = []  # of those that can't be judged
         self._class_iou: ClassIoU | None = None
 
+    def before_train(self, runner: Runner) -> None:
+        if is_main_process():
+            run = dict(
+                processes=get_world_size(),
+                parameters=count_parameters(runner.model),
+                environment={name: str(value) for name, value in collect_env().items()},
+            )
+            (Path(runner.work_dir) / 'run.json').write_text(json.dumps(run, indent=1))
+
     def before_val_epoch(self, runner: Runner) -> None:
-        self._start(runner.val_dataloader)
+        self._start(runner.val_dataloader, runner.val_evaluator)
 
     def before_test_epoch(self, runner: Runner) -> None:
-        self._start(runner.test_dataloader)
+        self._start(runner.test_dataloader, runner.test_evaluator)
 
-    def _start(self, dataloader: DataLoader) -> None:
-        self._samples = []
+    def _start(self, dataloader: DataLoader, evaluator: Evaluator) -> None:
+        for metric in evaluator.metrics:
+            if hasattr(metric, 'classwise'):  # MMDetection's AP
+                metric.classwise = True
+        self._qualities, self._extremes, self._first = [], [], []
         classes = dataloader.dataset.metainfo.get('classes')
         self._class_iou = ClassIoU(classes, len(dataloader.dataset)) if classes else None
 
     def after_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: Sequence | None = None
     ) -> None:
-        outputs = outputs or []
-        for sample in outputs[: self.images - len(self._samples)]:
-            sample.pop('seg_logits', None)  # larger than all the rest, a number for every class and pixel
-            self._samples.append(sample)
-        if self._class_iou and any('pred_sem_seg' in sample for sample in outputs):
+        for sample in outputs or []:
+            quality = image_quality(sample, _SCORE)
+            if quality is not None:
+                self._qualities.append((sample.img_path, quality))
+                self._keep_extremes(quality, sample)
+            elif len(self._first) < self.images:
+                self._first.append(_light(sample))
+        if self._class_iou and any('pred_sem_seg' in sample for sample in outputs or []):
             self._class_iou.add(outputs)
 
     after_test_iter = after_val_iter
+
+    def _keep_extremes(self, quality: float, sample: BaseDataElement) -> None:
+        """Keep a sample if it is one of the worst or of the best so far."""
+        kept, middle = self._extremes, self.images // 2
+        if len(kept) == self.images:
+            if kept[middle - 1][0] <= quality <= kept[middle][0]:
+                return
+            del kept[middle if quality > kept[middle][0] else middle - 1]
+        kept.append((quality, _light(sample)))
+        kept.sort(key=lambda each: each[0])
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         self._report(runner, metrics or {}, '')
@@ -66,12 +105,43 @@ class ResultsHook(Hook):
         if not is_main_process():
             return
         metrics = {name: float(value) for name, value in metrics.items()}  # of numpy's types or Python's
-        table, gallery = (Path(runner.work_dir) / f'{prefix}{name}' for name in ('results.md', 'gallery.png'))
+        table, images, gallery = (
+            Path(runner.work_dir) / f'{prefix}{name}' for name in ('results.md', 'images.csv', 'gallery.png')
+        )
         table.with_suffix('.json').write_text(json.dumps(metrics, indent=1))
         table.write_text(_table(metrics))
-        if self._samples:
-            draw_gallery(self._samples, runner.visualizer, gallery)
+        if self._qualities:
+            with images.open('w', newline='') as file:
+                lines = [
+                    (path, f'{quality:.4f}') for path, quality in sorted(self._qualities, key=lambda each: each[1])
+                ]
+                csv.writer(file).writerows([('image', 'quality'), *lines])
+        shown = self._extremes or [(None, sample) for sample in self._first]
+        if shown:
+            draw_gallery(
+                [sample for _, sample in shown],
+                runner.visualizer,
+                gallery,
+                score_thr=_SCORE,
+                captions=[_caption(quality, sample) for quality, sample in shown],
+            )
         runner.logger.info(f'Results are in {table}, pictures in {gallery}')
+
+
+def _light(sample: BaseDataElement) -> BaseDataElement:
+    """A copy without what is large and not drawn."""
+    light = sample.new()
+    for name, value in sample.items():
+        if name == 'pred_instances':
+            value = value[value.scores >= _SCORE]
+        if name != 'seg_logits':  # larger than all the rest, a number for every class and pixel
+            light.set_data({name: value})
+    return light
+
+
+def _caption(quality: float | None, sample: BaseDataElement) -> str:
+    name = Path(sample.img_path).name
+    return name if quality is None else f'{name}: {quality:.2f}'
 
 
 def _table(metrics: dict[str, float]) -> str:

@@ -24,7 +24,7 @@ def test_a_run_is_read_from_its_last_start(tmp_path):
 
 
 def test_a_folder_without_a_run_is_told(tmp_path):
-    with pytest.raises(ValueError, match='holds no finished run'):
+    with pytest.raises(ValueError, match='holds no training run'):
         read_run(tmp_path, 'mIoU')
 
 

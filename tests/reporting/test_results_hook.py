@@ -3,21 +3,33 @@ import logging
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmdet.visualization import DetLocalVisualizer
+from mmengine.structures import InstanceData
+from PIL import Image
 
 from mmacmix.reporting import ResultsHook
 
 
-def evaluate(folder, metrics, kind='val'):
+def evaluate(folder, metrics, kind='val', samples=(), images=12, visualizer=None):
     loader = SimpleNamespace(dataset=SimpleNamespace(metainfo={}))
+    metric = SimpleNamespace(classwise=False)
     runner = SimpleNamespace(
         work_dir=str(folder),
         logger=logging.getLogger(),
-        visualizer=None,
+        visualizer=visualizer,
         val_dataloader=loader,
         test_dataloader=loader,
+        val_evaluator=SimpleNamespace(metrics=[metric]),
+        test_evaluator=SimpleNamespace(metrics=[metric]),
     )
-    hook = ResultsHook()
+    hook = ResultsHook(images)
     getattr(hook, f'before_{kind}_epoch')(runner)
+    assert metric.classwise
+    for index, sample in enumerate(samples):
+        getattr(hook, f'after_{kind}_iter')(runner, index, outputs=[sample])
     getattr(hook, f'after_{kind}_epoch')(runner, metrics)
 
 
@@ -34,3 +46,48 @@ def test_a_test_leaves_what_training_wrote(tmp_path):
     evaluate(tmp_path, {'mIoU': 60.0}, 'test')
     found = {path.name: json.loads(path.read_text())['mIoU'] for path in tmp_path.glob('*.json')}
     assert found == {'results.json': 50.0, 'test_results.json': 60.0}
+
+
+def detected(folder, name, share, judged=True):
+    """A sample whose prediction covers a share, above a half, of its object: its quality."""
+    Image.fromarray(np.full((40, 40, 3), 120, np.uint8)).save(folder / name)
+    sample = DetDataSample(metainfo=dict(img_path=str(folder / name)))
+    if judged:
+        sample.gt_instances = InstanceData(
+            labels=torch.zeros(1, dtype=torch.long), bboxes=torch.tensor([[0, 0, 40, 40.0]])
+        )
+    boxes, scores = torch.tensor([[0, 0, 40, 40 * share], [1, 1, 9, 9]]), torch.tensor([0.9, 0.1])
+    sample.pred_instances = InstanceData(labels=torch.zeros(2, dtype=torch.long), bboxes=boxes, scores=scores)
+    return sample
+
+
+@pytest.mark.parametrize('judged', [True, False])
+def test_images_are_listed_and_shown_from_worst_to_best(tmp_path, monkeypatch, judged):
+    from mmacmix.reporting import results_hook
+
+    drawn = {}
+    monkeypatch.setattr(
+        results_hook, 'draw_gallery', lambda samples, *_, **options: drawn.update(options, samples=samples)
+    )
+    shares = [0.8, 0.6, 0.95, 0.7, 0.9, 0.65, 0.75]
+    samples = [detected(tmp_path, f'{index}.png', share, judged) for index, share in enumerate(shares)]
+    evaluate(tmp_path, {}, samples=samples, images=4)
+    assert drawn['captions'] == (
+        ['1.png: 0.60', '5.png: 0.65', '4.png: 0.90', '2.png: 0.95']
+        if judged
+        else [f'{index}.png' for index in range(4)]
+    )
+    assert all(len(sample.pred_instances) == 1 for sample in drawn['samples'])  # without what is not drawn
+    assert len(samples[1].pred_instances) == 2
+    table = tmp_path / 'images.csv'
+    assert table.exists() == judged
+    if judged:
+        lines = table.read_text().splitlines()
+        assert lines[0] == 'image,quality' and lines[1].endswith('1.png,0.6000') and len(lines) == 8
+
+
+def test_the_gallery_is_drawn(tmp_path):
+    artist = DetLocalVisualizer()
+    artist.dataset_meta = dict(classes=('thing',), palette=[(255, 0, 0)])
+    evaluate(tmp_path, {}, samples=[detected(tmp_path, 'only.png', 0.8)], visualizer=artist)
+    assert Image.open(tmp_path / 'gallery.png').size[1] > 400  # a caption below

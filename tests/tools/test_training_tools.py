@@ -74,7 +74,10 @@ def test_training_leaves_checkpoint_table_and_gallery(place):
     assert (run / 'iter_2.pth').exists()
     metrics = json.loads((run / 'results.json').read_text())
     assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= set(metrics)
+    assert 'coco/plain disc_precision' in metrics
     assert f'| coco/segm_mAP | {metrics["coco/segm_mAP"]:.3f} |' in (run / 'results.md').read_text()
+    assert 'path_weights_over_time' in ' '.join(path.name for path in (run / 'report').iterdir())
+    assert 'ACmixResNet' in (run / 'report.html').read_text()
     gallery = np.array(Image.open(run / 'gallery.png'))
     assert gallery.shape[0] > 2 * 400 and gallery.shape[1] > 6 * 400  # two rows of two samples, three panels each
     panels = gallery[:400, :400].astype(int), gallery[:400, 406:806].astype(int)

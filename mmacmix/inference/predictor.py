@@ -1,0 +1,113 @@
+"""A trained network on images without annotations."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import mmcv
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DATASETS, VISUALIZERS, Registry
+from mmengine.structures import BaseDataElement
+
+from ..deploy import fuse
+from ..environment import load_checkpoint, state_dict_of
+from ..reporting.legend import add_legend
+from ..running import UserError, build_model, check_checkpoint
+
+
+class Predictor:
+    """A detector or a segmentor with the weights of a checkpoint.
+
+    Args:
+        cfg: Its config, as :func:`mmacmix.running.load_config` returns it.
+        checkpoint: The checkpoint.
+        device: A torch device. Default: ``'cpu'``.
+        fused: Merge layers for speed, see :func:`mmacmix.deploy.fuse`. Default: False.
+
+    Raises:
+        UserError: The config has neither a detector nor a segmentor, or the checkpoint does not fit it.
+    """
+
+    def __init__(self, cfg: Config, checkpoint: str, device: str = 'cpu', fused: bool = False) -> None:
+        if cfg.get('default_scope') not in ('mmdet', 'mmseg'):
+            raise UserError(f'{cfg.filename} has neither a detector nor a segmentor')
+        model = revert_sync_batchnorm(build_model(cfg))
+        check_checkpoint(checkpoint, model)
+        saved = load_checkpoint(checkpoint)
+        model.load_state_dict(state_dict_of(saved, checkpoint))
+        model.eval()
+        self.model = (fuse(model) if fused else model).to(device)
+        dataset = _innermost(cfg.test_dataloader.dataset)
+        #: ``classes`` and ``palette``: those of the data set that the network was trained on, where that is known.
+        self.dataset_meta = {
+            **_class_of(DATASETS, dataset.type).METAINFO,
+            **dataset.get('metainfo', {}),
+            **saved.get('meta', {}).get('dataset_meta', {}),
+        }
+        steps = [step for step in dataset.pipeline if 'Annotations' not in step['type']]
+        self.pipeline = Compose([{**steps[0], 'type': 'LoadImageFromNDArray'}, *steps[1:]])
+        self._artist = _class_of(VISUALIZERS, cfg.visualizer.type)()
+        self._artist.dataset_meta = self.dataset_meta
+
+    def __call__(self, image: np.ndarray) -> BaseDataElement:
+        """The prediction for one image, ``(H, W, 3)`` uint8, BGR: ``pred_instances`` or ``pred_sem_seg``."""
+        with torch.no_grad():
+            return self.model.test_step(pseudo_collate([self.prepare(image)]))[0]
+
+    def prepare(self, image: np.ndarray) -> dict[str, Any]:
+        """What the network takes for an image: ``inputs`` and ``data_samples``."""
+        return self.pipeline(dict(img=image, img_id=0))
+
+    def draw(
+        self, image: np.ndarray, sample: BaseDataElement, score_thr: float = 0.3, legend: bool = True
+    ) -> np.ndarray:
+        """The prediction drawn over its image: ``(H, W, 3)`` uint8, BGR.
+
+        Args:
+            image: As for a call.
+            sample: What the call returned.
+            score_thr: Objects with lower scores are left out. Default: 0.3.
+            legend: Add a legend of its classes below, which makes the picture higher. Default: True.
+        """
+        detected = 'pred_instances' in sample
+        options = dict(pred_score_thr=score_thr) if detected else dict(with_labels=not legend)
+        self._artist.add_datasample('', mmcv.bgr2rgb(image), sample.cpu(), draw_gt=False, **options)
+        drawn = self._artist.get_image()
+        if legend:
+            found = (
+                sample.pred_instances[sample.pred_instances.scores >= score_thr].labels
+                if detected
+                else (sample.pred_sem_seg.data)
+            )
+            labels = [label for label in found.unique().tolist() if label < len(self.classes)]
+            drawn = add_legend(
+                drawn, [self.classes[label] for label in labels], [self.palette[label] for label in labels]
+            )
+        return mmcv.rgb2bgr(drawn)
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Names of the classes."""
+        return self.dataset_meta['classes']
+
+    @property
+    def palette(self) -> list[tuple[int, int, int]]:
+        """A colour, RGB, for each class."""
+        from mmdet.visualization import get_palette
+
+        return [tuple(map(int, color)) for color in get_palette(self.dataset_meta.get('palette'), len(self.classes))]
+
+
+def _class_of(registry: Registry, name: str) -> type:
+    """A class of the host library, whose scope is the default one by now."""
+    with registry.switch_scope_and_registry(None) as hosts:
+        return hosts.get(name)
+
+
+def _innermost(dataset: dict) -> dict:
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    return dataset

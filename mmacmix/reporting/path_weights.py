@@ -1,0 +1,88 @@
+"""Which layers attend and which convolve? The weights of ACmix's two paths (arXiv 2111.14556, section 5.4)."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import TwoPaths
+
+_RATES = ('attention_rate', 'conv_rate')
+
+
+class PathWeights(NamedTuple):
+    """How much a layer's two paths count."""
+
+    attention_rate: float
+    conv_rate: float
+    attention_share: float | None = None  # of the paths' output norms, 0 to 1
+
+
+def path_weights(state_dict: dict[str, Tensor]) -> dict[str, PathWeights]:
+    """The rates of all layers in a state dict, by name, in the network's order. Rates that are not learned are not in
+    it."""
+    layers = [name.removesuffix('attention_rate').rstrip('.') for name in state_dict if name.endswith('attention_rate')]
+    return {
+        layer: PathWeights(*(state_dict[f'{layer}.{rate}'.lstrip('.')].float().item() for rate in _RATES))
+        for layer in layers
+    }
+
+
+def logged_path_weights(lines: Sequence[dict]) -> tuple[list[int], dict[str, list[PathWeights]]]:
+    """Steps, and each layer's weights at these, from what :class:`PathWeightsHook` has logged."""
+    layers: dict[str, list[PathWeights]] = {}
+    for line in lines:
+        for name in line:
+            layer, _, kind = name.removeprefix('path_weights/').rpartition('/')
+            if kind == 'attention_rate':
+                values = (line.get(f'path_weights/{layer}/{field}') for field in PathWeights._fields)
+                layers.setdefault(layer, []).append(PathWeights(*values))
+    return [line['step'] for line in lines], layers
+
+
+@contextmanager
+def observed_path_weights(model: nn.Module) -> Iterator[dict[str, PathWeights]]:
+    """While it lasts, the first input of every layer is also put through its two paths one by one.
+
+    Gives a dictionary that is filled as the network runs, layer to its weights.
+    """
+    layers: dict[str, PathWeights] = {}
+
+    def observe(name: str) -> Callable[[TwoPaths, tuple[Tensor]], None]:
+        def hook(layer: TwoPaths, inputs: tuple[Tensor]) -> None:
+            if name not in layers:  # measuring calls the layer, too
+                layers[name] = PathWeights(*(getattr(layer, rate).item() for rate in _RATES))
+                layers[name] = layers[name]._replace(attention_share=attention_share(layer, *inputs))
+
+        return hook
+
+    handles = [
+        module.register_forward_pre_hook(observe(name))
+        for name, module in model.named_modules()
+        if isinstance(module, TwoPaths)
+    ]
+    try:
+        yield layers
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def attention_share(layer: TwoPaths, x: Tensor) -> float:
+    """``|attention| / (|attention| + |convolution|)``, Frobenius norms of what the two paths add to the layer's output.
+
+    With evaluation's normalisation, and without dropout.
+    """
+    modes = {module: module.training for module in layer.modules()}
+    layer.eval()
+    none = {} if getattr(layer, 'bias', None) is None else dict(bias=torch.zeros_like(layer.bias))
+    norms = []
+    for rate in reversed(_RATES):  # without convolution, without attention
+        zero = torch.zeros_like(getattr(layer, rate))
+        norms.append(torch.func.functional_call(layer, {rate: zero, **none}, (x,)).float().norm().item())
+    for module, training in modes.items():
+        module.training = training
+    return norms[0] / sum(norms) if sum(norms) else 0.5

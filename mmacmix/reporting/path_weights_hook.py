@@ -1,0 +1,45 @@
+"""Logs the path weights while a network trains."""
+
+from contextlib import ExitStack
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from .path_weights import PathWeights, observed_path_weights
+
+
+@HOOKS.register_module()
+class PathWeightsHook(Hook):
+    """Logs to the run's scalars, for every ACmix layer, ``path_weights/<layer>/attention_rate``, ``.../conv_rate`` and
+    ``.../attention_share``, the share of the attention path in the norms of both paths' outputs.
+
+    Args:
+        interval: Iterations from one to the next; also after the last one. Default: 50.
+    """
+
+    def __init__(self, interval: int = 50) -> None:
+        self.interval = interval
+        self._observing = ExitStack()
+        self._observed: dict[str, PathWeights] | None = None
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
+        step = runner.iter + 1
+        if is_main_process() and (step % self.interval == 0 or step == runner.max_iters):
+            self._observed = self._observing.enter_context(observed_path_weights(runner.model))
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
+        if self._observed is None:
+            return
+        self._observing.close()
+        scalars = {
+            f'path_weights/{layer.removeprefix("module.")}/{field}': value
+            for layer, weights in self._observed.items()
+            for field, value in weights._asdict().items()
+        }
+        self._observed = None
+        if scalars:
+            runner.visualizer.add_scalars(scalars, step=runner.iter + 1)

@@ -1,0 +1,80 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from mmacmix.layers import ACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix
+from mmacmix.reporting import PathWeightsHook
+from mmacmix.reporting.path_weights import (
+    PathWeights,
+    attention_share,
+    logged_path_weights,
+    observed_path_weights,
+    path_weights,
+)
+
+LAYERS = {
+    'ACmix': (lambda **rates: ACmix(8, 8, bias=True, **rates), (2, 8, 9, 7)),
+    'WindowACmix': (lambda **rates: WindowACmix(8, 2, drop_rate=0.5, shift=3, **rates), (2, 9, 7, 8)),
+    'SpatialReductionACmix': (lambda **rates: SpatialReductionACmix(8, 2, 2, **rates), (2, 8, 6, 8)),
+    'PatchwiseACmix': (lambda **rates: PatchwiseACmix(8, 8, **rates), (2, 8, 9, 7)),
+}
+
+
+@pytest.mark.parametrize('name', LAYERS)
+def test_the_share_is_that_of_layers_with_one_path(name):
+    build, shape = LAYERS[name]
+    layer, x = build(rates=(0.7, 0.2)), torch.rand(shape)
+    if name == 'ACmix':
+        nn.init.constant_(layer.bias, 3.0)  # of neither path
+    state = layer.state_dict()
+    norms = []
+    for rates in ((0.7, 0), (0, 0.2)):
+        alone = build(rates=rates, learn_rates=False).eval()
+        alone.load_state_dict({key: value for key, value in state.items() if key in alone.state_dict()})
+        if name == 'ACmix':
+            nn.init.zeros_(alone.bias)
+        norms.append(alone(x).norm().item())
+    before = {key: value.clone() for key, value in state.items()}
+    assert attention_share(layer, x) == pytest.approx(norms[0] / sum(norms), rel=1e-5)
+    assert layer.training and all(module.training for module in layer.modules())
+    assert all(torch.equal(value, before[key]) for key, value in layer.state_dict().items())
+
+
+def test_a_path_that_is_left_out_has_no_share():
+    x = torch.rand(1, 8, 5, 5)
+    assert attention_share(ACmix(8, 8, rates=(1, 0), learn_rates=False), x) == 1
+    assert attention_share(ACmix(8, 8, rates=(0, 1), learn_rates=False), x) == 0
+
+
+def test_observing_changes_neither_output_nor_gradients():
+    network, x = nn.Sequential(ACmix(8, 8), ACmix(8, 8, rates=(0.9, 0.1))), torch.rand(1, 8, 6, 6)
+    plain = torch.autograd.grad(network(x).sum(), network.parameters())
+    with observed_path_weights(network) as layers:
+        observed = torch.autograd.grad(network(x).sum(), network.parameters())
+    assert all(map(torch.equal, observed, plain))
+    assert list(layers) == ['0', '1'] and layers['1'][:2] == pytest.approx((0.9, 0.1))
+    assert 0 < layers['0'].attention_share < 1
+    assert not any(module._forward_pre_hooks for module in network.modules())
+
+
+def test_rates_of_a_checkpoint_in_order():
+    network = nn.Sequential(ACmix(8, 8, rates=(1, 2)), nn.Conv2d(8, 8, 1), ACmix(8, 8, rates=(3, 4)))
+    assert path_weights(network.state_dict()) == {'0': PathWeights(1, 2), '2': PathWeights(3, 4)}
+    assert path_weights(ACmix(8, 8, rates=(1, 2)).state_dict()) == {'': PathWeights(1, 2)}
+    assert path_weights(nn.Conv2d(8, 8, 1).state_dict()) == {}
+
+
+def test_the_hook_logs_at_its_interval_and_at_the_end():
+    network, logged = nn.Sequential(ACmix(8, 8)), []
+    runner = SimpleNamespace(iter=0, max_iters=5, model=network)
+    runner.visualizer = SimpleNamespace(add_scalars=lambda scalars, step: logged.append(scalars | dict(step=step)))
+    hook = PathWeightsHook(interval=2)
+    for runner.iter in range(5):
+        hook.before_train_iter(runner, runner.iter)
+        network(torch.rand(1, 8, 5, 5))
+        hook.after_train_iter(runner, runner.iter)
+    steps, layers = logged_path_weights(logged)
+    assert steps == [2, 4, 5] and list(layers) == ['0']
+    assert all(weights[:2] == (0.5, 0.5) and 0 < weights.attention_share < 1 for weights in layers['0'])

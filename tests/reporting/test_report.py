@@ -1,0 +1,94 @@
+import base64
+import json
+import re
+
+import pytest
+from PIL import Image
+
+from mmacmix.reporting.report import write_report
+from tests.tooling import complaint, load
+
+
+@pytest.fixture
+def run(tmp_path):
+    """What a training leaves."""
+    lines = [dict(lr=0.1 / step, loss=2.0 / step, loss_cls=1.0, time=0.5, data_time=0.1, step=step) for step in (1, 2)]
+    rates = {f'path_weights/backbone.{layer}.conv2/{name}': 0.4 for layer in ('layer1', 'layer2')
+             for name in ('attention_rate', 'conv_rate', 'attention_share')}  # fmt: skip
+    scores = {'coco/segm_mAP': 0.321, 'coco/disc_precision': 0.4, 'coco/square_precision': float('nan')}
+    lines += [rates | dict(step=2), scores | dict(step=0)]
+    (tmp_path / '1' / 'vis_data').mkdir(parents=True)
+    (tmp_path / '1' / 'vis_data' / 'scalars.json').write_text(''.join(f'{json.dumps(line)}\n' for line in lines))
+    (tmp_path / 'results.json').write_text(json.dumps(scores))
+    (tmp_path / 'own.py').write_text(
+        "model = dict(type='MaskRCNN', backbone=dict(type='ACmixResNet', depth=26))\n"
+        "train_dataloader = dict(batch_size=4, dataset=dict(type='CocoDataset', data_root='<data>'))\n"
+    )
+    (tmp_path / 'run.json').write_text(
+        json.dumps(dict(processes=2, parameters=dict(attention=12345), environment=dict(PyTorch='2.x')))
+    )
+    (tmp_path / 'images.csv').write_text('image,quality\na.png,0.1\nb.png,0.9\n')
+    Image.new('RGB', (30, 20)).save(tmp_path / 'gallery.png')
+    return tmp_path
+
+
+def test_the_page_says_and_shows_what_the_run_left(run):
+    page = write_report(run).read_text()
+    for text in (
+        '0.321',
+        'ACmixResNet(depth=26)',
+        'CocoDataset in &lt;data&gt;',
+        '16 images a second',
+        '12,345',
+        '2.x',
+    ):
+        assert text in page, text
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
+    charts = {path.name: path.read_bytes() for path in (run / 'report').iterdir()}
+    assert charts.keys() == {
+        'losses.png', 'learning_rate.png', 'scores.png', 'classes.png', 'qualities.png', 'path_weights.png',
+        'path_weights_over_time.png',
+    }  # fmt: skip
+    assert {base64.b64decode(picture) for picture in pictures} == {
+        *charts.values(), (run / 'gallery.png').read_bytes()
+    }  # fmt: skip
+    assert 'http' not in page.replace('http-equiv', '')  # nothing is fetched
+
+
+def test_a_run_that_ended_early_has_a_page_too(run):
+    for name in ('results.json', 'run.json', 'images.csv', 'gallery.png', 'own.py'):
+        (run / name).unlink()
+    log = run / '1' / 'vis_data' / 'scalars.json'
+    log.write_text('\n'.join(log.read_text().splitlines()[:2]))
+    page = write_report(run).read_text()
+    assert 'No evaluation has been finished' in page and 'By class' not in page and 'worst' not in page
+
+
+def test_the_tool(run, capsys, tmp_path):
+    load('report.py').main([str(run)])
+    assert str(run / 'report.html') in capsys.readouterr().out
+    assert 'holds no training run' in complaint('report.py', [tmp_path / 'nothing'], capsys)
+
+
+@pytest.mark.parametrize('source', ['run', 'checkpoint'])
+def test_path_weights_are_drawn(run, source, tmp_path, capsys):
+    import torch
+
+    from mmacmix.backbones import ACmixResNet
+
+    if source == 'checkpoint':
+        run = tmp_path / 'weights.pth'
+        torch.save(dict(state_dict=ACmixResNet(26, base_channels=8).state_dict()), run)
+    out = tmp_path / 'new' / 'drawn.png'
+    load('plot_path_weights.py').main([str(run), '--out', str(out)])
+    assert f'of {2 if source == "run" else 8} layers' in capsys.readouterr().out
+    assert min(Image.open(out).size) > 200
+
+
+def test_path_weights_of_nothing_are_told(tmp_path, capsys):
+    import torch
+
+    torch.save(dict(weight=torch.zeros(1)), tmp_path / 'plain.pth')
+    assert 'has no learned rates' in complaint('plot_path_weights.py', [tmp_path / 'plain.pth'], capsys)
+    assert 'there is no checkpoint' in complaint('plot_path_weights.py', [tmp_path / 'none.pth'], capsys)
+    assert '--out takes a .png' in complaint('plot_path_weights.py', ['x.pth', '--out', 'x.gif'], capsys)

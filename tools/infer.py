@@ -1,0 +1,41 @@
+#!/usr/bin/env python
+"""Put a trained network to images, folders of images or videos.
+
+python tools/infer.py configs/maskrcnn_acmix.py work_dirs/maskrcnn_acmix/epoch_12.pth photo.jpg photos/ --out-dir seen
+python tools/infer.py configs/upernet_acmix.py work_dirs/upernet_acmix/iter_160000.pth 'street/*.png' drive.mp4
+
+The folder gets overlays/, pictures and videos with what was found drawn in, and of a detector predictions.json in
+COCO's format (images, categories, annotations with scores), of a segmentor maps/, PNGs of every pixel's class.
+"""
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+from mmacmix.inference import Predictor, find_media, infer
+from mmacmix.running import UserError, add_config_arguments, load_config, run
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(description='Put a trained network to images, folders of images or videos.')
+    add_config_arguments(parser)
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('inputs', nargs='+', metavar='input', help="image, video, folder, or pattern such as 'a/*.png'")
+    parser.add_argument('--out-dir', type=Path, default='inferred', help='default: inferred')
+    parser.add_argument('--score-thr', type=float, default=0.3, help='of objects that are drawn; default: 0.3')
+    parser.add_argument('--device', default='cpu', help='default: cpu')
+    parser.add_argument('--fuse', action='store_true', help='merge layers for faster inference: mmacmix.deploy.fuse')
+    args = parser.parse_args(argv)
+
+    cfg = load_config(args)
+    try:
+        media = find_media(args.inputs)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    problems = infer(Predictor(cfg, args.checkpoint, args.device, args.fuse), media, args.out_dir, args.score_thr)
+    print(f'\n{len(media) - len(problems)} of {len(media)} images and videos are in {args.out_dir}')
+    if problems:
+        raise UserError(f'passed over: {"; ".join(problems)}')
+
+
+if __name__ == '__main__':
+    run(main)
