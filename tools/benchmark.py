@@ -10,6 +10,7 @@ python tools/benchmark.py scaling
 
 import json
 import math
+import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -30,6 +31,8 @@ from mmacmix.ops import available_backends
 from mmacmix.reporting.measurement import Work, draw, draw_scaling, measure, table
 from mmacmix.running import UserError, build_model, load_configs, run
 
+# Lines of the chart of `scaling`.
+ONE, SEVERAL = 'images of growing size', 'a growing number of small images'
 DTYPES = ('float32', 'float16', 'bfloat16')
 
 
@@ -67,15 +70,17 @@ def main(argv: list[str] | None = None) -> None:
             parser.error(f'--{name} must be positive, got {number}')
     if args.chart and Path(args.chart).suffix != '.png':
         parser.error(f'--chart takes a .png file, got {args.chart}')
-    for path in filter(None, (args.json, args.chart)):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    for path in map(Path, filter(None, (args.json, args.chart))):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        except OSError as error:
+            raise UserError(f'{path} cannot be written: {error.strerror}') from error
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     try:
-        args.machine = (
-            torch.cuda.get_device_name(args.device) if on_gpu(args) else f'{torch.get_num_threads()} CPU threads'
-        )
+        args.machine = torch.cuda.get_device_name(args.device) if on_gpu(args) else cpu()
         works = choose(args.works(args), args)
         results = measure(works, args.repeats, args.device)
     except UserError:
@@ -87,6 +92,13 @@ def main(argv: list[str] | None = None) -> None:
 
 def on_gpu(args: Namespace) -> bool:
     return torch.device(args.device).type == 'cuda'
+
+
+def cpu() -> str:
+    """Threads, and the processor's name where Linux tells it."""
+    info = Path('/proc/cpuinfo')
+    names = re.findall(r'^model name\s*: (.*)', info.read_text(), re.MULTILINE) if info.exists() else []
+    return ' of '.join([f'{torch.get_num_threads()} CPU threads', *names[:1]])
 
 
 def add_common(parser: ArgumentParser, size: list[int], works: Callable[[Namespace], dict[str, Work]]) -> None:
@@ -186,13 +198,12 @@ def on_random_maps(network: nn.Module, shape: tuple[int, int, int, int], args: N
     dtype = getattr(torch, args.dtype)
     network.to(args.device, dtype)
     network.train(args.backward)
-    x = torch.rand(shape, dtype=dtype, device=args.device)
-    if args.channels_last:
-        x = x.contiguous(memory_format=torch.channels_last)
+    x = in_format(torch.rand(shape, dtype=dtype, device=args.device), args)
     x.requires_grad_(args.backward and args.command == 'op')  # a backbone's input is an image
     grads: list[Tensor] = []
 
     def run() -> tuple | None:
+        x.grad = None
         with nullcontext() if args.backward else torch.inference_mode():
             outs = network(x)
         if not args.backward:
@@ -202,6 +213,11 @@ def on_random_maps(network: nn.Module, shape: tuple[int, int, int, int], args: N
         return outs, grads
 
     return Work(run, [network])
+
+
+def in_format(x: Tensor, args: Namespace) -> Tensor:
+    """In the memory format asked for."""
+    return x.contiguous(memory_format=torch.channels_last) if args.channels_last else x
 
 
 def backends_of(model: nn.Module, args: Namespace) -> dict[str, nn.Module]:
@@ -248,7 +264,7 @@ def precision(args: Namespace) -> AbstractContextManager:
 
 
 def inference(model: nn.Module, args: Namespace) -> Work:
-    image = torch.rand(args.batch, 3, *args.size, device=args.device)
+    image = in_format(torch.rand(args.batch, 3, *args.size, device=args.device), args)
     samples = batch_of(model, args)['data_samples'] if hasattr(model, 'roi_head') else None
 
     def run() -> None:
@@ -261,6 +277,7 @@ def inference(model: nn.Module, args: Namespace) -> Work:
 def training_step(model: nn.Module, args: Namespace) -> Work:
     model.train()
     batch = model.data_preprocessor(batch_of(model, args), True)
+    batch['inputs'] = in_format(batch['inputs'], args)
 
     def run() -> tuple:
         with precision(args):
@@ -287,7 +304,17 @@ def choose(works: dict, args: Namespace) -> dict:
     unknown = [name for name in wanted if name not in names]
     if unknown:
         raise UserError(f'there is {", ".join(map(repr, names))}, but no {unknown[0]!r}')
-    return {name: work for name, work in works.items() if str(name) in wanted}
+    works = {name: work for name, work in works.items() if str(name) in wanted}
+    for name, work in list(works.items()):
+        try:
+            work.run()
+        except Exception as error:
+            sentence = f'{name!s} cannot be measured with these arguments: {str(error).splitlines()[0]}'
+            if str(name) == args.baseline:
+                raise UserError(f'{sentence}; --baseline takes another one') from error
+            print(sentence)
+            del works[name]
+    return works
 
 
 def show(results: dict, args: Namespace) -> None:
@@ -296,7 +323,8 @@ def show(results: dict, args: Namespace) -> None:
     what += f' stride {args.stride}' if args.command == 'op' and args.stride > 1 else ''
     passes = 'forward and backward' if args.backward else 'forward'
     size = f'{args.batch} x {args.size[0]}x{args.size[1]}'
-    title = ', '.join(each for each in (args.command, what, size, args.dtype, passes) if each)
+    memory_format = 'channels_last' if args.channels_last else ''
+    title = ', '.join(each for each in (args.command, what, size, args.dtype, memory_format, passes) if each)
     named = {str(name): measured for name, measured in results.items()}
     print(f'{title}; {args.machine}, torch {torch.__version__}, {args.repeats} repeats\n')
     print(table(named, args.baseline))
@@ -306,10 +334,10 @@ def show(results: dict, args: Namespace) -> None:
         report = dict(settings=settings, machine=args.machine, torch=torch.__version__, results=numbers)
         Path(args.json).write_text(json.dumps(report, indent=2))
     if args.chart and args.command == 'scaling':
-        series: dict[str, list] = {'images of a size': [], 'one image': []}
+        series: dict[str, list] = {SEVERAL: [], ONE: []}
         for images, measured in results.items():
             alone = images.number == args.batch
-            series['one image' if alone else 'images of a size'].append((math.prod(images) / 1e6, measured))
+            series[ONE if alone else SEVERAL].append((math.prod(images) / 1e6, measured))
         series = {name: points for name, points in series.items() if points}
         draw_scaling(series, 'million pixels', f'{title}; {args.machine}', args.chart)
     elif args.chart:

@@ -18,7 +18,8 @@ def fuse(model: nn.Module) -> nn.Module:
     key and value become one projection, and the convolution path, a fully connected layer and a group convolution,
     becomes what is faster: a plain convolution, or a group convolution of features that come straight from the input.
     In an ACmix-ResNet batch normalisation goes into the other convolutions too. The layers of the other backbones stay
-    as they are.
+    as they are. Elsewhere a normalisation counts as behind a layer where its name in the module comes next, the order
+    in which OpenMMLab's modules call their parts.
 
     Args:
         model: A network, with its weights loaded; it is changed, and set to evaluation.
@@ -53,7 +54,7 @@ def fuse(model: nn.Module) -> nn.Module:
 def _merge(parent: nn.Module, conv: str, norm: str | None) -> None:
     """Merge a convolution and the normalisation behind it, as far as there are such ones."""
     layer, behind = getattr(parent, conv), getattr(parent, norm) if norm else None
-    if not (isinstance(behind, _BatchNorm) and behind.num_features == getattr(layer, 'out_channels', None)):
+    if not _fits(behind, layer):
         behind = None
     if isinstance(layer, ACmix):
         setattr(parent, conv, FusedACmix(layer, behind))
@@ -63,3 +64,13 @@ def _merge(parent: nn.Module, conv: str, norm: str | None) -> None:
         return
     if behind is not None:
         setattr(parent, norm, nn.Identity())
+
+
+def _fits(norm: nn.Module | None, conv: nn.Module) -> bool:
+    """Whether it is a normalisation, by statistics that are there, of the convolution's output that nobody watches."""
+    return (
+        isinstance(norm, _BatchNorm)
+        and norm.num_features == getattr(conv, 'out_channels', None)
+        and norm.running_var is not None
+        and not (norm._forward_hooks or norm._forward_pre_hooks)
+    )

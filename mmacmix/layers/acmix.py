@@ -177,8 +177,11 @@ class ACmix(TwoPaths):
 def coordinates(x: Tensor) -> Tensor:
     """A map of each pixel's place, -1 to 1 from border to border: ``(1, 2, H, W)``, x first."""
     height, width = x.shape[2:]
-    ys, xs = (torch.linspace(-1, 1, side, dtype=x.dtype, device=x.device) for side in (height, width))
-    return torch.stack((xs.expand(height, width), ys[:, None].expand(height, width)))[None]
+    precise = torch.promote_types(x.dtype, torch.float32)
+    # torch.linspace(-1, 1, side), but of a side that an exporter leaves open.
+    ys, xs = (torch.arange(side, dtype=precise, device=x.device) for side in (height, width))
+    ys, xs = (places * (2 / places[-1:].clamp(min=1)) - 1 for places in (ys, xs))
+    return torch.stack((xs.expand(height, width), ys[:, None].expand(height, width)))[None].to(x.dtype)
 
 
 def _square(name: str, value: int | Sequence[int]) -> int:

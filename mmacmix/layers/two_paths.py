@@ -8,6 +8,8 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ..ops import is_exporting
+
 
 class MultiplyAdds(NamedTuple):
     """What an operator computes for one input, by part."""
@@ -67,7 +69,7 @@ class TwoPaths(BaseModule):
 
         For a convolution path, whose features and merged weights are larger than its input and cheap to have again.
         """
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() or is_exporting():
             return path(x)
         return checkpoint(path, x, use_reentrant=False, preserve_rng_state=False)
 

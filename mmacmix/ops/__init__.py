@@ -1,4 +1,5 @@
 from .aggregation import aggregate, windows
+from .exportable import is_exporting
 from .memory_format import contiguous
 from .neighborhood_attention import BACKENDS, available_backends, check_window, neighborhood_attention
 from .shift_conv import dense_shift_conv, feature_projection, merged_kernels, mix, shift_conv, shift_kernels
@@ -11,6 +12,7 @@ __all__ = [
     'contiguous',
     'dense_shift_conv',
     'feature_projection',
+    'is_exporting',
     'merged_kernels',
     'mix',
     'neighborhood_attention',

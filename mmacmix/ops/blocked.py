@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from . import exportable
 from .borders import reflect
 
 _CHUNK = 1 << 19  # scores at a time: few enough for the cache, enough for all cores
@@ -33,7 +34,9 @@ def neighborhood_attention(
     query: Tensor, key: Tensor, value: Tensor, kernel_size: int, stride: int, dilation: int
 ) -> Tensor:
     """See :func:`mmacmix.ops.neighborhood_attention`. float16 and bfloat16 are computed in float32."""
-    return _BlockedAttention.apply(query, key, value, kernel_size, stride, dilation)
+    if exportable.is_exporting():
+        return exportable.neighborhood_attention(query, key, value, kernel_size, stride, dilation)
+    return _heads_first(_BlockedAttention.apply(query, key, value, kernel_size, stride, dilation), query)
 
 
 class _Axis(NamedTuple):
@@ -110,7 +113,7 @@ class _BlockedAttention(torch.autograd.Function):
         cut_of = _cut if type(query.new_empty(0)) is Tensor else _cut.__wrapped__
         sizes = key.shape[3:], query.shape[3:], _strip_width(query.shape[2])
         cut = cut_of(*sizes, kernel_size, stride, dilation, dtype, query.device)
-        queries = _stack_queries(query, cut)
+        queries = _stack_queries(_channels_last(query), cut)
         keys, values = (_windows(_stack_keys(maps, cut), cut) for maps in (key, value))
         outputs = torch.empty_like(queries)
         heads = _heads(query)
@@ -134,7 +137,7 @@ class _BlockedAttention(torch.autograd.Function):
     def backward(ctx, grad_output):
         query, key, value, output = ctx.saved_tensors
         cut = ctx.cut
-        queries, grads, outputs = (_stack_queries(maps, cut) for maps in (query, grad_output, output))
+        queries, grads, outputs = (_stack_queries(maps, cut) for maps in (_channels_last(query), grad_output, output))
         grids = [_stack_keys(maps, cut) for maps in (key, value)]
         keys, values = (_windows(grid, cut) for grid in grids)
         grad_grids = [torch.zeros_like(grid) for grid in grids]
@@ -159,7 +162,7 @@ class _BlockedAttention(torch.autograd.Function):
                     grad_grid[rows.start : rows.stop + overlap, :, head] += _overlap_add(matrices, count, cut)
         scale = query.shape[2] ** -0.5
         return (
-            _unstack_queries(grad_queries.mul_(scale), query, cut),
+            _heads_first(_unstack_queries(grad_queries.mul_(scale), query, cut), query),
             _unstack_keys(grad_grids[0].mul_(scale), key, cut),
             _unstack_keys(grad_grids[1], value, cut),
             None,
@@ -179,9 +182,13 @@ def _channels_last(maps: Tensor) -> Tensor:
     return maps.permute(0, 3, 4, 1, 2).flatten(3)
 
 
+def _heads_first(maps: Tensor, like: Tensor) -> Tensor:
+    """The inverse of :func:`_channels_last`, a view."""
+    return maps.unflatten(3, like.shape[1:3]).permute(0, 3, 4, 1, 2)
+
+
 def _stack_queries(maps: Tensor, cut: _Cut) -> Tensor:
-    """``(B, heads, d, H, W)`` -> ``(rows of all strips, queries, heads * d)``, zeros in the places of no query."""
-    maps = _channels_last(maps)
+    """``(B, H, W, heads * d)`` -> ``(rows of all strips, queries, heads * d)``, zeros in the places of no query."""
     rows, columns = cut.rows, cut.columns
     stack = maps.new_empty(
         maps.shape[0], columns.residues, columns.strips, rows.residues, rows.places, columns.places, maps.shape[3],
@@ -197,7 +204,7 @@ def _stack_queries(maps: Tensor, cut: _Cut) -> Tensor:
 
 
 def _unstack_queries(stack: Tensor, like: Tensor, cut: _Cut) -> Tensor:
-    """The inverse of :func:`_stack_queries`, in the shape and dtype of ``like``, channels_last."""
+    """The inverse of :func:`_stack_queries`: ``(B, H, W, heads * d)``, for a map like ``like`` and in its dtype."""
     rows, columns = cut.rows, cut.columns
     batch, heads, channels, height, width = like.shape
     stack = stack.view(
@@ -206,7 +213,7 @@ def _unstack_queries(stack: Tensor, like: Tensor, cut: _Cut) -> Tensor:
     maps = stack.new_empty(batch, height, width, heads * channels, dtype=like.dtype)
     for strips, pixels in _strips_of_queries(stack, maps):
         pixels.copy_(strips)
-    return maps.unflatten(3, (heads, channels)).permute(0, 3, 4, 1, 2)
+    return maps
 
 
 def _strips_of_queries(stack: Tensor, maps: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -252,8 +259,7 @@ def _unstack_keys(grid: Tensor, like: Tensor, cut: _Cut) -> Tensor:
             pixels.add_(strips)
     padded.index_add_(1, rows.inside, padded.index_select(1, rows.outside))
     padded.index_add_(2, columns.inside, padded.index_select(2, columns.outside))
-    maps = _inner(padded, (batch, height, width), cut).to(like.dtype).contiguous()
-    return maps.unflatten(3, (heads, channels)).permute(0, 3, 4, 1, 2)
+    return _heads_first(_inner(padded, (batch, height, width), cut).to(like.dtype).contiguous(), like)
 
 
 def _inner(padded: Tensor, shape: tuple[int, ...], cut: _Cut) -> Tensor:
@@ -275,7 +281,7 @@ def _strips_of_keys(
             strips = grid[:, column, some, row]
             start = (row * down + column * across) * cut.stride + first * apart
             strides = (image, every * apart, cut.dilation * down, cut.dilation * across, channel)
-            yield strips, padded.as_strided(strips.shape, strides, padded.storage_offset() + start)
+            yield strips, padded.as_strided(strips.shape, strides, start)  # all of its storage
 
 
 def _windows(grid: Tensor, cut: _Cut) -> Tensor:

@@ -10,9 +10,8 @@ def reflect(positions: Tensor, length: int) -> Tensor:
     As ``numpy.pad(mode='reflect')``: the border element is not repeated, positions further out than the
     axis is long are reflected again, and an axis of length 1 repeats its only element.
     """
-    if length == 1:
-        return torch.zeros_like(positions)
-    period = 2 * (length - 1)
+    # As a tensor, since an exporter may leave the length open. An axis of length 1 has no period but 0.
+    period = torch.full_like(positions, 2 * (length - 1)).clamp(min=1)
     folded = positions % period
     return torch.minimum(folded, period - folded)
 

@@ -39,6 +39,10 @@ def neighborhood_attention(
     reach over the border see the map reflected there, repeatedly where the map is smaller than the window.
     The softmax runs in float32 or wider.
 
+    ``'blocked'`` and ``'triton'`` know first gradients by ``backward`` and ``torch.autograd.grad``; second ones, and
+    ``torch.func``, take ``'reference'``. While ``torch.export`` or ``torch.jit.trace`` record, ``'blocked'`` is made of
+    plain operations, for maps of any size.
+
     Args:
         query: ``(B, heads, head_dim, ceil(H / stride), ceil(W / stride))``. The query at (y, x) is centred at
             pixel (y * stride, x * stride).

@@ -17,7 +17,7 @@ def shaken(module):
         if tensor.is_floating_point():
             tensor.copy_(torch.randn_like(tensor) * 0.3 + 0.1)
     for each in module.modules():
-        if isinstance(each, nn.BatchNorm2d):
+        if isinstance(each, nn.BatchNorm2d) and each.track_running_stats:
             each.running_var.uniform_(0.5, 2)
     module.double().eval()  # which returns nothing in the hosts' networks
     return module
@@ -104,3 +104,16 @@ def test_weights_stay_on_their_device():
     with torch.device('meta'):
         fused = FusedACmix(ACmix(8, 8), nn.BatchNorm2d(8).eval())
     assert {parameter.device.type for parameter in fused.parameters()} == {'meta'}
+
+
+def test_a_normalisation_without_statistics_or_with_hooks_stays():
+    for norm in (nn.BatchNorm2d(8, track_running_stats=False), nn.BatchNorm2d(8)):
+        network = shaken(nn.Sequential(ACmix(8, 8), norm))
+        if norm.track_running_stats:
+            norm.register_forward_hook(lambda module, inputs, out: 2 * out)
+        x = torch.randn(2, 8, 6, 6, dtype=torch.float64)
+        with torch.no_grad():
+            expected = network(x)
+            fused = fuse(network)
+            assert fused[1] is norm and isinstance(fused[0], FusedACmix)
+            torch.testing.assert_close(fused(x), expected)

@@ -223,14 +223,26 @@ def test_only_maps_of_the_attention_are_kept_for_backward(channels, stride):
 @pytest.mark.parametrize('channels', [8, 160])
 def test_tracers_pass(channels):
     layer, x = ACmix(channels, channels).eval(), torch.rand(1, channels, 9, 9)
-    with torch.no_grad():
-        traced = torch.jit.trace(layer, x)
-        torch.testing.assert_close(traced(x), layer(x))
+    torch.testing.assert_close(torch.jit.trace(layer, x)(x), layer(x))
     assert get_model_complexity_info(layer, (channels, 9, 9))['flops'] > 0
 
 
-@pytest.mark.parametrize('channels', [8, 160])
-def test_reference_is_exported(channels):
-    layer, x = ACmix(channels, channels, backend='reference').eval(), torch.rand(1, channels, 9, 9)
-    exported = torch.export.export(layer, (x,)).module()
-    torch.testing.assert_close(exported(x), layer(x))
+@pytest.mark.parametrize('strict', [True, False])
+@pytest.mark.parametrize('arguments', [dict(), dict(stride=2), dict(dilation=2)])
+def test_is_exported_for_maps_of_any_size(arguments, strict):
+    layer, x = ACmix(8, 8, **arguments).eval(), torch.rand(2, 8, 17, 19)
+    free = torch.export.Dim.DYNAMIC
+    exported = torch.export.export(layer, (x,), dynamic_shapes=[{0: free, 2: free, 3: free}], strict=strict).module()
+    for shape in ((2, 8, 17, 19), (1, 8, 9, 30)):
+        x = torch.rand(shape)
+        torch.testing.assert_close(exported(x), layer(x))
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+def test_compiles_as_a_whole(stride, memory_format):
+    layer, x = ACmix(8, 8, stride=stride), torch.rand(1, 8, 9, 9).contiguous(memory_format=memory_format)
+    compiled = torch.compile(layer, backend='eager', fullgraph=True)
+    torch.testing.assert_close(compiled(x), layer(x))
+    gradients = [torch.autograd.grad(each(x).sum(), list(layer.parameters())) for each in (compiled, layer)]
+    torch.testing.assert_close(*gradients)

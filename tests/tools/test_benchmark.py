@@ -1,12 +1,15 @@
 import json
 import sys
-import types
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from mmacmix.layers import ACmix
+from mmacmix.reporting.measurement import Work
+from mmacmix.running import UserError
 from tests.tooling import ROOT, complaint, load
 
 SMALL = (
@@ -88,11 +91,39 @@ def test_scaling(capsys, tmp_path):
         (('train', 'nothing_of_that_name::a.py'), 'config of nothing_of_that_name, which is not installed'),
         (('train', 'a/b.py', 'c/b.py'), 'two of the configs have the same file name'),
         (('op', '--channels', 6), 'out_channels must be a multiple of num_heads, got 6 and 4'),
+        (('op', '--json', '/proc/nowhere/a.json'), '/proc/nowhere/a.json cannot be written'),
         (('op', '--device', 'abacus'), 'op cannot be measured with these arguments'),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(arguments, message, capsys):
     assert message in complaint('benchmark.py', arguments, capsys)
+
+
+def test_what_cannot_be_measured_is_told_and_left_out(monkeypatch, capsys):
+    tool = load('benchmark.py')
+
+    def works(args):
+        def fail():
+            raise RuntimeError('no such kernel\nand more')
+
+        return {'plain': Work(lambda: None), 'other': Work(fail)}
+
+    monkeypatch.setattr(tool, 'layers', works)
+    tool.main(['op', '--repeats', '1'])
+    out = capsys.readouterr().out
+    assert 'other cannot be measured with these arguments: no such kernel\n' in out and '| plain |' in out
+    with pytest.raises(UserError, match='other cannot be measured .* no such kernel; --baseline takes another one'):
+        tool.main(['op', '--repeats', '1', '--baseline', 'other'])
+
+
+def test_a_detectors_images_have_the_format_asked_for():
+    tool = load('benchmark.py')
+    args = SimpleNamespace(channels_last=True, batch=1, size=(8, 8), device='cpu', dtype='float32')
+    seen = []
+    network = nn.Conv2d(3, 3, 1)
+    network.forward = lambda image, *_, **__: seen.append(image)
+    tool.inference(network, args).run()
+    assert seen[0].is_contiguous(memory_format=torch.channels_last) and not seen[0].is_contiguous()
 
 
 def clamped_attention(query, key, value, kernel_size):
@@ -110,7 +141,7 @@ def clamped_attention(query, key, value, kernel_size):
 
 
 def test_natten_computes_the_same_layer(monkeypatch):
-    monkeypatch.setitem(sys.modules, 'natten', types.SimpleNamespace(na2d=clamped_attention))
+    monkeypatch.setitem(sys.modules, 'natten', SimpleNamespace(na2d=clamped_attention))
     layer, x = ACmix(8, 8, backend='reference').double(), torch.rand(2, 8, 9, 6, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(load('benchmark.py').WithNatten.of(layer)(x), layer(x), rtol=0, atol=1e-12)
