@@ -31,7 +31,7 @@ train: setup $(SHAPES)/annotations/instances_val.json
 	else \
 	    tools/dist_train.sh $(CONFIG) 2 --work-dir $(WORK_DIR) --cfg-options train_dataloader.batch_size=2; \
 	fi
-	@echo "Trained: $(WORK_DIR)/results.md holds the results, $(WORK_DIR)/gallery.png shows them."
+	@echo "Trained: open $(WORK_DIR)/report.html; $(WORK_DIR)/results.md holds the results, $(WORK_DIR)/gallery.png shows them."
 
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --dist loadfile
 

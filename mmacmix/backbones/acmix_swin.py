@@ -13,6 +13,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import WindowACmix
+from ..layers.window_acmix import missing
 from .pretrained import check_convert_weights, check_pretrained, load_converted, pretrained_state_dict
 from .stages import check_stages
 from .transformer import TransformerBlock
@@ -36,7 +37,7 @@ class PatchEmbed(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, in_channels, H, W)`` to ``(B, ceil(H / patch_size), ceil(W / patch_size), channels)``."""
-        bottom, right = (-side % self.patch_size for side in x.shape[2:])
+        bottom, right = (missing(side, self.patch_size) for side in x.shape[2:])
         return self.norm(self.projection(F.pad(x, (0, right, 0, bottom))).permute(0, 2, 3, 1))
 
 
@@ -55,7 +56,8 @@ class PatchMerging(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, H, W, C)`` to ``(B, ceil(H / 2), ceil(W / 2), 2 C)``."""
-        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        bottom, right = (missing(side, 2) for side in x.shape[1:3])
+        x = F.pad(x, (0, 0, 0, right, 0, bottom))
         x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
         # The original repository's order: column by column within the 2 x 2 pixels.
         return self.reduction(self.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3)))

@@ -11,9 +11,11 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, VISUALIZERS, Registry
 from mmengine.structures import BaseDataElement
+from torch import Tensor
 
 from ..deploy import fuse
 from ..environment import load_checkpoint, state_dict_of
+from ..reporting.attention_maps import observed_attention
 from ..reporting.legend import add_legend
 from ..running import UserError, build_model, check_checkpoint
 
@@ -60,6 +62,27 @@ class Predictor:
     def prepare(self, image: np.ndarray) -> dict[str, Any]:
         """What the network takes for an image: ``inputs`` and ``data_samples``."""
         return self.pipeline(dict(img=image, img_id=0))
+
+    def attention_maps(
+        self, image: np.ndarray, pixel: tuple[int, int]
+    ) -> tuple[dict[str, Tensor], tuple[float, float]]:
+        """Where a pixel looks, in all layers with attention.
+
+        Args:
+            image: As for a call.
+            pixel: x and y.
+
+        Returns:
+            Layer to ``(heads, h, w)``, see :meth:`mmacmix.layers.TwoPaths.attention_map`, and width and height of what
+            these cover, in pixels of the image: with padding, more than the image.
+        """
+        data = self.model.data_preprocessor(pseudo_collate([self.prepare(image)]), False)
+        scales = [new / old for new, old in zip(data['data_samples'][0].img_shape, image.shape[:2], strict=True)]
+        height, width = (side / scale for side, scale in zip(data['inputs'].shape[2:], scales, strict=True))
+        place = (pixel[1] + 0.5) / height, (pixel[0] + 0.5) / width
+        with torch.no_grad(), observed_attention(self.model, place) as maps:
+            self.model.extract_feat(data['inputs'])
+        return maps, (width, height)
 
     def draw(
         self, image: np.ndarray, sample: BaseDataElement, score_thr: float = 0.3, legend: bool = True

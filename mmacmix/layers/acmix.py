@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..ops import BACKENDS, check_window, contiguous, neighborhood_attention
+from ..ops import BACKENDS, check_window, contiguous, neighborhood_attention, reflect, window_positions
 from .shift_conv import ShiftConv
 from .two_paths import MultiplyAdds, TwoPaths
 
@@ -130,11 +130,14 @@ class ACmix(TwoPaths):
     def _attention(self, x: Tensor) -> Tensor:
         # The weights of a window add up to 1, so a factor of the values is one of the output, and is cheaper.
         value = F.conv2d(x, self.attention_rate * self.value.weight, self.attention_rate * self.value.bias)
-        query, key, value = (each.unflatten(1, (self.num_heads, -1)) for each in (self.query(x), self.key(x), value))
+        value = value.unflatten(1, (self.num_heads, -1))
+        return self.attend(*self._query_and_key(x), value).flatten(1, 2)  # channel h * head_dim + d
+
+    def _query_and_key(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        query, key = (each.unflatten(1, (self.num_heads, -1)) for each in (self.query(x), self.key(x)))
         # The logits are query_i . (key_j + position_i - position_j); position_i is the same for all j of a window
         # and the softmax cancels it (the bias of the position convolution goes the same way).
-        key = key - self.position(coordinates(x))[:, None]
-        return self.attend(query, key, value).flatten(1, 2)  # channel h * head_dim + d
+        return query, key - self.position(coordinates(x))[:, None]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """The layer's :func:`mmacmix.ops.neighborhood_attention`."""
@@ -151,6 +154,20 @@ class ACmix(TwoPaths):
         projections = (self.query, self.key, self.value)
         weight = torch.cat([projection.weight for projection in projections]).flatten(1)
         return weight, torch.cat([projection.bias for projection in projections])
+
+    def attention_map(self, x: Tensor, place: tuple[float, float]) -> Tensor:
+        query, key = self._query_and_key(x)
+        row, column = (int(share * side) for share, side in zip(place, query.shape[3:], strict=True))
+        rows, columns = (
+            reflect(window_positions(at + 1, self.attention_kernel_size, self.stride[0], self.dilation[0])[at], side)
+            for at, side in zip((row, column), x.shape[2:], strict=True)
+        )
+        seen = key[0][..., rows, :][..., columns].flatten(2)  # (heads, d, k^2)
+        weights = torch.einsum('hd,hdk->hk', query[0, :, :, row, column], seen) * query.shape[2] ** -0.5
+        # A pixel that the border mirrors is seen more than once.
+        places = (rows[:, None] * x.shape[3] + columns).flatten().to(x.device)
+        whole = weights.new_zeros(self.num_heads, x.shape[2] * x.shape[3])
+        return whole.index_add(1, places, weights.softmax(-1)).unflatten(1, x.shape[2:])
 
     def multiply_adds(self, shape: Sequence[int]) -> MultiplyAdds:
         batch, _, height, width = shape

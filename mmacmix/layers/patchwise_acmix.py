@@ -82,6 +82,15 @@ class PatchwiseACmix(TwoPaths):
             out = out + self.conv_rate * self.shift_conv.of_projections(torch.cat((query, key, value), 1))
         return out
 
+    def attention_map(self, x: Tensor, place: tuple[float, float]) -> Tensor:
+        height, width = x.shape[2:]
+        row, column = (int(share * side) for share, side in zip(place, (height, width), strict=True))
+        weights = self._weights(self.query(x[:1]), self.key(x[:1]))[0, :, :, row, column]
+        numbers = torch.arange(height * width, device=x.device).view(1, 1, height, width)  # of pixels
+        places = torch.stack([seen[0, 0, row, column] for seen in windows(numbers, self.attention_kernel_size)])
+        whole = weights.new_zeros(len(weights), height * width)
+        return whole.index_add(1, places, weights).unflatten(1, (height, width))
+
     def multiply_adds(self, shape: Sequence[int]) -> MultiplyAdds:
         pixels = shape[0] * shape[2] * shape[3]
         projections = sum(getattr(self, name).weight.numel() for name in self.projections)
@@ -94,8 +103,11 @@ class PatchwiseACmix(TwoPaths):
         return MultiplyAdds(*(pixels * part for part in (projections, attention, convolution)))
 
     def _attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return aggregate(value, self._weights(query, key), self.attention_kernel_size)
+
+    def _weights(self, query: Tensor, key: Tensor) -> Tensor:
+        """``(B, groups, k^2, H, W)``."""
         side = self.attention_kernel_size
         # The layout of nn.Unfold: a channel's places side by side.
         patch = torch.stack(windows(key, side), 2).flatten(1, 2)
-        weights = self.weights(torch.cat((query, patch), 1)).unflatten(1, (-1, side**2))
-        return aggregate(value, weights, side)
+        return self.weights(torch.cat((query, patch), 1)).unflatten(1, (-1, side**2))

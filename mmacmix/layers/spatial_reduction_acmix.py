@@ -80,6 +80,17 @@ class SpatialReductionACmix(TwoPaths):
             out = out + self.conv_rate * self._convolution(query, key, value)
         return self.drop(out)
 
+    def attention_map(self, x: Tensor, place: tuple[float, float]) -> Tensor:
+        height, width = x.shape[1:3]
+        key = self.key_value(self._reduced(x[:1])).chunk(2, dim=-1)[0][0].unflatten(-1, (self.num_heads, -1))
+        row, column = (int(share * side) for share, side in zip(place, (height, width), strict=True))
+        query = self.query(x[0, row, column]).unflatten(-1, (self.num_heads, -1))
+        weights = (torch.einsum('hd,yxhd->hyx', query, key) * query.shape[-1] ** -0.5).flatten(1).softmax(-1)
+        # A reduced pixel stands for all pixels of its patch.
+        weights = weights.unflatten(1, key.shape[:2]) / self.reduction**2
+        whole = weights.repeat_interleave(self.reduction, 1).repeat_interleave(self.reduction, 2)[:, :height, :width]
+        return F.pad(whole, (0, width - whole.shape[2], 0, height - whole.shape[1]))
+
     def multiply_adds(self, shape: Sequence[int]) -> MultiplyAdds:
         batch, height, width, channels = shape
         pixels = height * width

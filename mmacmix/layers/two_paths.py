@@ -73,6 +73,18 @@ class TwoPaths(BaseModule):
             return path(x)
         return checkpoint(path, x, use_reentrant=False, preserve_rng_state=False)
 
+    def attention_map(self, x: Tensor, place: tuple[float, float]) -> Tensor:
+        """Where one pixel of the first image looks: ``(heads, H, W)``, what its attention gives to the input's pixels.
+
+        The weights of a head add up to 1, as far as none lie on padding; patchwise attention, which has groups of
+        channels instead of heads, has no softmax.
+
+        Args:
+            x: The layer's input.
+            place: Of the pixel, from the top and from the left, as shares of height and width.
+        """
+        raise NotImplementedError
+
     def multiply_adds(self, shape: Sequence[int]) -> MultiplyAdds:
         """Multiplications with an addition that the operator asks for, whichever way a backend goes about it.
 

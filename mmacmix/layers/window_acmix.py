@@ -94,9 +94,7 @@ class WindowACmix(TwoPaths):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, H, W, C)`` to ``(B, H, W, C)``."""
         height, width = x.shape[1:3]
-        bottom, right = (-side % self.window_size for side in (height, width))
-        shift = self.shift if self.shift_single_window or min(height, width) > self.window_size else 0
-        rolled = _roll(F.pad(x, (0, 0, 0, right, 0, bottom)), -shift)
+        rolled, shift = self._rolled(x)
         out = 0
         if self.has_attention:
             out = self.attention_rate * self.proj(self._attention(rolled, shift))
@@ -108,10 +106,26 @@ class WindowACmix(TwoPaths):
             out = out + self.conv_rate * self.recomputed(self._convolution, x)
         return self.drop(out)
 
+    def attention_map(self, x: Tensor, place: tuple[float, float]) -> Tensor:
+        height, width, side = *x.shape[1:3], self.window_size
+        rolled, shift = self._rolled(x[:1])
+        whole = x.new_zeros(self.num_heads, *rolled.shape[1:3])
+        row, column = (
+            (int(share * length) - shift) % padded
+            for share, length, padded in zip(place, (height, width), whole.shape[1:], strict=True)
+        )
+        window = tuple(slice(at // side * side, at // side * side + side) for at in (row, column))
+        pixel = row % side * side + column % side
+        query, key, _ = self.qkv(rolled[0][window]).view(side**2, 3, self.num_heads, -1).unbind(1)
+        bias = self._bias(whole.shape[1] // side, whole.shape[2] // side, shift)[row // side, column // side]
+        scores = torch.einsum('hd,khd->hk', query[pixel], key) * (self.scale or key.shape[-1] ** -0.5) + bias[:, pixel]
+        whole[:, window[0], window[1]] = scores.softmax(-1).unflatten(1, (side, side))
+        return _roll(whole[..., None], shift)[:, :height, :width, 0]
+
     def multiply_adds(self, shape: Sequence[int]) -> MultiplyAdds:
         batch, height, width, channels = shape
         side = self.window_size
-        padded = batch * (height + -height % side) * (width + -width % side)
+        padded = batch * (height + missing(height, side)) * (width + missing(width, side))
         attention = convolution = 0
         if self.has_attention:
             attention = (2 * side**2 * channels + channels**2) * padded
@@ -130,14 +144,7 @@ class WindowACmix(TwoPaths):
         # Windows and heads are one axis, so that one mask serves all images.
         shape = (3, batch, rows * columns * heads, side**2, head_dim)
         query, key, value = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(shape)
-        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
-        if shift:
-            # The roll's seam runs through the last row and the last column of windows.
-            bias = bias + self.shift_mask
-            bias = torch.cat((bias[:1].expand(rows - 1, -1, -1, -1, -1), bias[1:]))
-            bias = torch.cat((bias[:, :1].expand(-1, columns - 1, -1, -1, -1), bias[:, 1:]), 1)
-        else:
-            bias = bias.expand(rows, columns, -1, -1, -1)
+        bias = self._bias(rows, columns, shift)
         out = F.scaled_dot_product_attention(
             query,
             key,
@@ -149,10 +156,36 @@ class WindowACmix(TwoPaths):
         out = out.view(batch, rows, columns, heads, side, side, head_dim)
         return out.permute(0, 1, 4, 2, 5, 3, 6).reshape(x.shape)
 
+    def _rolled(self, x: Tensor) -> tuple[Tensor, int]:
+        """The map in whole windows, rolled, and by how much."""
+        height, width = x.shape[1:3]
+        bottom, right = (missing(side, self.window_size) for side in (height, width))
+        shift = self.shift if self.shift_single_window or min(height, width) > self.window_size else 0
+        return _roll(F.pad(x, (0, 0, 0, right, 0, bottom)), -shift), shift
+
+    def _bias(self, rows: int, columns: int, shift: int) -> Tensor:
+        """What is added to the scores of each window: ``(rows, columns, heads, side^2, side^2)``."""
+        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+        if shift:
+            # The roll's seam runs through the last row and the last column of windows.
+            bias = bias + self.shift_mask
+            bias = torch.cat((bias[:1].expand(rows - 1, -1, -1, -1, -1), bias[1:]))
+            bias = torch.cat((bias[:, :1].expand(-1, columns - 1, -1, -1, -1), bias[:, 1:]), 1)
+            return bias
+        return bias.expand(rows, columns, -1, -1, -1)
+
     def _convolution(self, x: Tensor) -> Tensor:
         # Channel d * num_heads + h, unlike the attention path: the published order, which checkpoints depend on.
         out = self.shift_conv(x.permute(0, 3, 1, 2), self.qkv.weight, self.qkv.bias)
         return out.permute(0, 2, 3, 1)
+
+
+def missing(length: int, unit: int) -> int:
+    """Pixels that a length lacks to whole units.
+
+    In a form whose sum with the length an exporter, to whom the length is a symbol, sees to be whole units.
+    """
+    return (length + unit - 1) // unit * unit - length
 
 
 def _roll(x: Tensor, pixels: int) -> Tensor:

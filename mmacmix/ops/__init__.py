@@ -1,4 +1,5 @@
 from .aggregation import aggregate, windows
+from .borders import reflect, window_positions
 from .exportable import is_exporting
 from .memory_format import contiguous
 from .neighborhood_attention import BACKENDS, available_backends, check_window, neighborhood_attention
@@ -16,7 +17,9 @@ __all__ = [
     'merged_kernels',
     'mix',
     'neighborhood_attention',
+    'reflect',
     'shift_conv',
     'shift_kernels',
+    'window_positions',
     'windows',
 ]

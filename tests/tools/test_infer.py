@@ -164,3 +164,24 @@ def test_mistakes_are_told_in_one_sentence(trained, arguments, message, capsys, 
     places = dict(config=config, checkpoint=checkpoint, images=images)
     assert message in complaint('infer.py', [str(each).format(**places) for each in arguments], capsys)
     assert not list(tmp_path.iterdir())
+
+
+def test_attention_is_drawn(trained, tmp_path, capsys):
+    _, config, checkpoint, images = trained
+    out = tmp_path / 'new' / 'attention.png'
+    arguments = [config, checkpoint, min(images.iterdir())]
+    load('plot_attention.py').main([*map(str, arguments), '--pixel', '20', '30', '--out', str(out)])
+    assert 'at 20, 30' in capsys.readouterr().out and min(Image.open(out).size) > 300
+    told = complaint('plot_attention.py', [*arguments, '--pixel', 128, 0], capsys)
+    assert '--pixel 128 0 lies outside of' in told and '128 pixels wide' in told
+
+
+def test_a_place_is_a_share_of_the_padded_map(trained):
+    host, config, checkpoint, _ = trained
+    predictor = Predictor(Config.fromfile(config), str(checkpoint))
+    image = np.zeros((60, 40, 3), np.uint8)  # resized to 128 x 85, padded to a multiple of 32 by the detector
+    maps, (width, height) = predictor.attention_maps(image, (0, 59))
+    assert height == pytest.approx(60, abs=0.5)
+    assert width == pytest.approx(45 if host == 'mmdet' else 40, abs=0.5)
+    rows, _ = np.nonzero(next(iter(maps.values())).sum(0).numpy())
+    assert rows.max() == next(iter(maps.values())).shape[1] - 1  # the last row sees itself

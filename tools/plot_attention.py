@@ -1,0 +1,46 @@
+#!/usr/bin/env python
+"""Where does a pixel look? Draw the attention of every head, in the last ACmix layer of each stage, over the image.
+
+python tools/plot_attention.py configs/maskrcnn_acmix.py work_dirs/maskrcnn_acmix/epoch_12.pth photo.jpg --pixel 320 240
+"""
+
+from argparse import ArgumentParser
+from pathlib import Path
+
+import mmcv
+
+from mmacmix.inference import Predictor, read_image
+from mmacmix.reporting.attention_maps import draw_attention, last_of_each_stage
+from mmacmix.running import UserError, add_config_arguments, load_config, run
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(description='Draw where a pixel looks: every head, the last ACmix layer of each stage.')
+    add_config_arguments(parser)
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('image', help='image file')
+    parser.add_argument('--pixel', nargs=2, type=int, metavar=('X', 'Y'), help='default: the middle of the image')
+    parser.add_argument('--out', type=Path, default='attention.png', help='PNG; default: attention.png')
+    parser.add_argument('--device', default='cpu', help='default: cpu')
+    args = parser.parse_args(argv)
+    if args.out.suffix != '.png':
+        parser.error(f'--out takes a .png file, got {args.out}')
+    try:
+        image = read_image(args.image)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    height, width = image.shape[:2]
+    x, y = args.pixel or (width // 2, height // 2)
+    if not (0 <= x < width and 0 <= y < height):
+        raise UserError(f'--pixel {x} {y} lies outside of {args.image}, which is {width} pixels wide and {height} high')
+    predictor = Predictor(load_config(args), args.checkpoint, args.device)
+    maps, covered = predictor.attention_maps(image, (x, y))
+    if not maps:
+        raise UserError(f'{args.config} has no ACmix layer with attention')
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    draw_attention(mmcv.bgr2rgb(image), last_of_each_stage(maps), (x, y), covered, args.out)
+    print(f'What the pixel at {x}, {y} sees is drawn in {args.out}')
+
+
+if __name__ == '__main__':
+    run(main)
