@@ -1,6 +1,7 @@
 # make train    set up if needed; train, evaluate and draw Mask R-CNN with ACmix on generated images
 # make test     set up if needed; run the tests, but for slow ones
 # make test-all set up if needed; run all tests
+# make docs     set up if needed; build the documentation into build/site
 # make lint     set up if needed; check style and formatting
 # make setup    set up only
 #
@@ -14,7 +15,7 @@ RUN := export PATH="$(BIN):$$PATH"
 CONFIG := configs/shapes/mask-rcnn_acmix-r26_shapes.py
 SHAPES := data/shapes
 WORK_DIR ?= work_dirs/shapes
-.PHONY: setup train test test-all lint
+.PHONY: setup train test test-all docs lint
 
 setup:
 	@command -v $(or $(PYTHON),python3) > /dev/null || { echo "set-up: mmacmix needs Python 3.10, 3.11 or 3.12, and there is no $(or $(PYTHON),python3) on the PATH." >&2; exit 1; }
@@ -40,6 +41,9 @@ test: setup
 
 test-all: setup
 	@$(RUN); $(PYTEST)
+
+docs: setup
+	@$(RUN); NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
 
 lint: setup
 	@$(RUN); ruff check .

@@ -82,7 +82,7 @@ def _statistics_method(owner: type, name: str) -> Any:
 def load_checkpoint(path: str | Path) -> Any:
     """Read a checkpoint onto the CPU without running code from it, now or later in this process.
 
-    Calls :func:`allow_only_data_in_checkpoints`.
+    Calls ``allow_only_data_in_checkpoints``.
 
     Raises:
         ImportError: torch is too old for it.

@@ -50,7 +50,7 @@ class PatchEmbed(BaseModule):
 class ACmixPyramidVisionTransformer(BaseModule):
     """ACmix-PVT backbone, for images of any size.
 
-    A Pyramid Vision Transformer whose attention is :class:`mmacmix.layers.SpatialReductionACmix`. A reconstruction:
+    A Pyramid Vision Transformer whose attention is ``mmacmix.layers.SpatialReductionACmix``. A reconstruction:
     the authors published its size and its accuracy on ImageNet, but neither code nor weights. As in PVT, pixels of
     incomplete patches at the bottom and right are left out.
 
@@ -73,7 +73,7 @@ class ACmixPyramidVisionTransformer(BaseModule):
         with_cp: Compute each block again in backward instead of keeping its maps. Default: False.
         frozen_stages: Stages that do not train; 0 freezes the first patch embedding alone, -1 nothing. Default: -1.
         convert_weights: The checkpoint of ``init_cfg`` is a plain PVT's, in a layout that
-            :func:`mmacmix.checkpoints.convert` knows. Default: False.
+            ``mmacmix.checkpoints.convert`` knows. Default: False.
         init_cfg: MMEngine initialisation; None starts linear layers from a normal distribution of standard deviation
             0.02, convolutions from Kaiming's. Default: None.
 

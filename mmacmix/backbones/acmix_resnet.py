@@ -24,7 +24,7 @@ class Bottleneck(BaseModule):
         channels: Channels between the 1x1 convolutions; the output has ``channels * 4``.
         stride: Default: 1.
         dilation: Default: 1.
-        acmix: Arguments of :class:`mmacmix.layers.ACmix`; None keeps a plain 3x3 convolution. Default: None.
+        acmix: Arguments of ``mmacmix.layers.ACmix``; None keeps a plain 3x3 convolution. Default: None.
         norm_cfg: Normalisation layer. Default: ``dict(type='BN')``.
         with_cp: Compute the block again in backward instead of keeping its maps. Default: False.
         init_cfg: MMEngine initialisation. Default: None.
@@ -87,7 +87,7 @@ class Bottleneck(BaseModule):
 class ACmixResNet(BaseModule):
     """ACmix-ResNet backbone.
 
-    A ResNet of bottlenecks with the stride in the 3x3 convolution, and :class:`mmacmix.layers.ACmix` in its place.
+    A ResNet of bottlenecks with the stride in the 3x3 convolution, and ``mmacmix.layers.ACmix`` in its place.
     Arguments that it shares with MMDetection's ResNet have the same meaning and default.
 
     Args:
@@ -116,7 +116,7 @@ class ACmixResNet(BaseModule):
     Raises:
         ValueError: There is no such depth, or an argument is out of range, or does not have one entry a stage.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from mmacmix.backbones import ACmixResNet
         >>> maps = ACmixResNet(depth=26)(torch.rand(1, 3, 96, 128))

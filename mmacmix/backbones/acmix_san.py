@@ -21,7 +21,7 @@ class SANBlock(BaseModule):
     Args:
         channels: Channels of the input and the output; a quarter of them in between.
         attention_kernel_size: Side of the attention window.
-        acmix: Further arguments of :class:`mmacmix.layers.PatchwiseACmix`.
+        acmix: Further arguments of ``mmacmix.layers.PatchwiseACmix``.
         norm_cfg: Normalisation layers.
         with_cp: Compute the block again in backward instead of keeping its maps.
     """
@@ -52,7 +52,7 @@ class ACmixSAN(BaseModule):
     """ACmix-SAN backbone.
 
     A self-attention network of five stages, each behind 2x2 pooling, whose patchwise attention is
-    :class:`mmacmix.layers.PatchwiseACmix`. A reconstruction: the authors published its size and its accuracy on
+    ``mmacmix.layers.PatchwiseACmix``. A reconstruction: the authors published its size and its accuracy on
     ImageNet, but neither code nor weights.
 
     Args:

@@ -67,7 +67,7 @@ class PatchMerging(BaseModule):
 class ACmixSwinTransformer(BaseModule):
     """ACmix-Swin backbone, for images of any size.
 
-    A Swin Transformer whose windows are :class:`mmacmix.layers.WindowACmix`. Maps that windows or patches do not
+    A Swin Transformer whose windows are ``mmacmix.layers.WindowACmix``. Maps that windows or patches do not
     divide are padded with zeros at the bottom and right. Arguments that it shares with the SwinTransformer of
     MMDetection and MMSegmentation have the same meaning.
 
@@ -88,7 +88,7 @@ class ACmixSwinTransformer(BaseModule):
         attn_drop_rate: Dropout of attention weights. Default: 0.
         drop_path_rate: Stochastic depth of the last block, growing linearly from 0. Default: 0.1.
         use_abs_pos_embed: Add a learned map to the patches, resized to the image. Default: False.
-        conv_on_rolled: Convolve the rolled map as published; see :class:`mmacmix.layers.WindowACmix`.
+        conv_on_rolled: Convolve the rolled map as published; see ``mmacmix.layers.WindowACmix``.
             Default: True.
         acmix: ``rates``, ``learn_rates`` and ``shift_form`` of the layers. Default: none.
         act_cfg: Activation. Default: ``dict(type='GELU')``.
@@ -97,7 +97,7 @@ class ACmixSwinTransformer(BaseModule):
         frozen_stages: Stages that do not train, with the patch embedding; 0 freezes the latter alone, -1 nothing.
             Default: -1.
         convert_weights: The checkpoint of ``init_cfg`` is someone else's: a published ACmix-Swin, or a plain Swin in
-            any layout that :func:`mmacmix.checkpoints.convert` knows. Default: False.
+            any layout that ``mmacmix.checkpoints.convert`` knows. Default: False.
         init_cfg: MMEngine initialisation; None starts linear layers as Swin does, from a normal distribution of
             standard deviation 0.02. Default: None.
 

@@ -32,7 +32,7 @@ def load_converted(module: BaseModule, saved: dict[str, Tensor], source: str) ->
     Args:
         module: The network.
         saved: Their state dict.
-        source: As :func:`mmacmix.checkpoints.convert` takes it.
+        source: As ``mmacmix.checkpoints.convert`` takes it.
 
     Raises:
         WeightsError: It is no such state dict, or of another network.

@@ -24,7 +24,7 @@ def warm_start(
         images: ``(B, 3, H, W)``, normalised as for training.
 
     Returns:
-        The refined state dict, and what :func:`refine` returns.
+        The refined state dict, and what ``refine`` returns.
 
     Raises:
         ValueError: It is no such state dict, or no depth of ACmix-ResNet has this many blocks.
@@ -47,7 +47,7 @@ def refine(network: nn.Module, plain: nn.Module, images: Tensor, ridge: float = 
     nearest to the plain network's. In place.
 
     Args:
-        network: An :class:`mmacmix.backbones.ACmixResNet` with the weights of ``convert(..., 'resnet')``.
+        network: An ``mmacmix.backbones.ACmixResNet`` with the weights of ``convert(..., 'resnet')``.
         plain: The ResNet that they come from, in evaluation mode.
         images: ``(B, 3, H, W)``, normalised as for training. The fit has as many equations as the images have pixels
             at a layer's stride, and 81 unknowns a channel.
@@ -102,7 +102,7 @@ def _fit(layer: ACmix, seen: Tensor, wanted: Tensor, ridge: float) -> tuple[floa
 
 
 def _arguments(plain: dict[str, Tensor]) -> dict:
-    """Those of the :class:`mmacmix.backbones.ACmixResNet` that a plain ResNet's state dict is for."""
+    """Those of the ``mmacmix.backbones.ACmixResNet`` that a plain ResNet's state dict is for."""
     blocks = tuple(sum(f'layer{stage}.{block}.conv1.weight' in plain for block in range(99)) for stage in range(1, 5))
     depths = {blocks: depth for depth, blocks in ACmixResNet.arch_settings.items()}
     if blocks not in depths:

@@ -18,7 +18,7 @@ OPERATOR = {
 
 
 def convert_acmix(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Published operator -> :class:`mmacmix.layers.ACmix`."""
+    """Published operator -> ``mmacmix.layers.ACmix``."""
     return reshape_mixing(rename(state_dict, OPERATOR, 'acmix'))
 
 

@@ -11,7 +11,7 @@ _NORM = ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked')
 
 
 def convert_acmix_resnet(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Published classifier of any depth -> :class:`mmacmix.backbones.ACmixResNet`, without its classifier ``fc``.
+    """Published classifier of any depth -> ``mmacmix.backbones.ACmixResNet``, without its classifier ``fc``.
 
     The names are those of a ResNet, but for the operators inside.
     """

@@ -28,13 +28,13 @@ def convert(state_dict: Mapping[str, Tensor], source: str) -> StateDict:
     Args:
         state_dict: Names to tensors, as the source's own code saves them. A leading ``module.`` on all names, as
             ``DistributedDataParallel`` leaves it, is taken off.
-        source: ``'acmix'``, one published ACmix operator, for :class:`mmacmix.layers.ACmix`; ``'acmix-resnet'``, a
-            published ACmix-ResNet classifier, for :class:`mmacmix.backbones.ACmixResNet`; ``'acmix-swin'``, a
+        source: ``'acmix'``, one published ACmix operator, for ``mmacmix.layers.ACmix``; ``'acmix-resnet'``, a
+            published ACmix-ResNet classifier, for ``mmacmix.backbones.ACmixResNet``; ``'acmix-swin'``, a
             published ACmix-Swin classifier, or ``'swin'``, a plain Swin Transformer in any of the layouts that people
-            have, for :class:`mmacmix.backbones.ACmixSwinTransformer`; ``'pvt'``, a plain Pyramid Vision Transformer of
+            have, for ``mmacmix.backbones.ACmixSwinTransformer``; ``'pvt'``, a plain Pyramid Vision Transformer of
             the original repository or of MMDetection, for
-            :class:`mmacmix.backbones.ACmixPyramidVisionTransformer`; ``'resnet'``, a plain bottleneck ResNet, for
-            :class:`mmacmix.backbones.ACmixResNet` with 4 heads, an approximation. Classifiers' heads are left out.
+            ``mmacmix.backbones.ACmixPyramidVisionTransformer``; ``'resnet'``, a plain bottleneck ResNet, for
+            ``mmacmix.backbones.ACmixResNet`` with 4 heads, an approximation. Classifiers' heads are left out.
 
     Returns:
         A new state dict, ready for a strict ``load_state_dict``.

@@ -23,7 +23,7 @@ CLASSIFIER = ('fc.', 'head.fc.')
 
 
 def convert_resnet(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Plain bottleneck ResNet, as torchvision and OpenMMLab name it -> :class:`mmacmix.backbones.ACmixResNet`.
+    """Plain bottleneck ResNet, as torchvision and OpenMMLab name it -> ``mmacmix.backbones.ACmixResNet``.
 
     All but the 3x3 convolutions is copied. Attention starts at rate 0, the convolution path at rate 1. The stride must
     be in the 3x3 convolutions, as torchvision and OpenMMLab's ``style='pytorch'`` have it; the names do not tell.
@@ -70,7 +70,7 @@ _REPLACED = r'layer\d\.\d+\.conv2\.weight'
 
 
 def approximate(weight: Tensor, heads: int, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-    """The state of an :class:`mmacmix.layers.ACmix` whose convolution path is nearest to a dense convolution.
+    """The state of an ``mmacmix.layers.ACmix`` whose convolution path is nearest to a dense convolution.
 
     Args:
         weight: ``(out_channels, in_channels, k, k)`` of the convolution.
@@ -129,7 +129,7 @@ def dense_kernel(state: dict[str, Tensor], heads: int) -> Tensor:
     """The dense convolution that an ACmix layer's convolution path is, its rate included: ``(out, in, k, k)``.
 
     Args:
-        state: State dict of an :class:`mmacmix.layers.ACmix`, whose projections have no bias.
+        state: State dict of an ``mmacmix.layers.ACmix``, whose projections have no bias.
         heads: Its attention heads.
     """
     projections = torch.cat([state[f'{name}.weight'].flatten(1) for name in ('query', 'key', 'value')])

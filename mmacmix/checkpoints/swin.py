@@ -50,7 +50,7 @@ _MMPRETRAIN = _OPENMMLAB._replace(shift_single_window=False)
 
 
 def convert_acmix_swin(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Published classifier of any size -> :class:`mmacmix.backbones.ACmixSwinTransformer`, without its ``head``."""
+    """Published classifier of any size -> ``mmacmix.backbones.ACmixSwinTransformer``, without its ``head``."""
     return _convert(state_dict, _ORIGINAL, 'acmix-swin', acmix=True)
 
 

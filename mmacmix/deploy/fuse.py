@@ -14,7 +14,7 @@ from .fused_acmix import FusedACmix
 def fuse(model: nn.Module) -> nn.Module:
     """Merge what a network with ACmix layers computes in several steps, for inference.
 
-    In every :class:`mmacmix.layers.ACmix` the rates and the batch normalisation behind it go into the weights, query,
+    In every ``mmacmix.layers.ACmix`` the rates and the batch normalisation behind it go into the weights, query,
     key and value become one projection, and the convolution path, a fully connected layer and a group convolution,
     becomes what is faster: a plain convolution, or a group convolution of features that come straight from the input.
     In an ACmix-ResNet batch normalisation goes into the other convolutions too. The layers of the other backbones stay

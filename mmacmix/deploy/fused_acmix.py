@@ -45,7 +45,7 @@ class FusedACmix(nn.Module):
         self.shift = None if layer.has_convolution else nn.Parameter(shift.view(-1, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """As :class:`mmacmix.layers.ACmix`."""
+        """As ``mmacmix.layers.ACmix``."""
         memory_format = torch.contiguous_format if x.is_contiguous() else torch.channels_last
         x = x.contiguous(memory_format=torch.channels_last)
         out = self.shift if self.convolution is None else self.convolution(x)

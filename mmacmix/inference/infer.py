@@ -27,7 +27,7 @@ def infer(predictor: Predictor, media: Sequence[Medium], folder: Path, score_thr
 
     Args:
         predictor: The network.
-        media: From :func:`mmacmix.inference.find_media`.
+        media: From ``mmacmix.inference.find_media``.
         folder: Where to write.
         score_thr: Objects with lower scores are not drawn; ``predictions.json`` has them all. Default: 0.3.
 

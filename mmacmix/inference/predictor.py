@@ -24,10 +24,10 @@ class Predictor:
     """A detector or a segmentor with the weights of a checkpoint.
 
     Args:
-        cfg: Its config, as :func:`mmacmix.running.load_config` returns it.
+        cfg: Its config, as ``mmacmix.running.load_config`` returns it.
         checkpoint: The checkpoint.
         device: A torch device. Default: ``'cpu'``.
-        fused: Merge layers for speed, see :func:`mmacmix.deploy.fuse`. Default: False.
+        fused: Merge layers for speed, see ``mmacmix.deploy.fuse``. Default: False.
 
     Raises:
         UserError: The config has neither a detector nor a segmentor, or the checkpoint does not fit it.
@@ -73,7 +73,7 @@ class Predictor:
             pixel: x and y.
 
         Returns:
-            Layer to ``(heads, h, w)``, see :meth:`mmacmix.layers.TwoPaths.attention_map`, and width and height of what
+            Layer to ``(heads, h, w)``, see ``mmacmix.layers.TwoPaths.attention_map``, and width and height of what
             these cover, in pixels of the image: with padding, more than the image.
         """
         data = self.model.data_preprocessor(pseudo_collate([self.prepare(image)]), False)

@@ -35,10 +35,10 @@ class ACmix(TwoPaths):
         bias: Add a learned bias to the output. The projections always have theirs. Default: False.
         num_heads: Heads of the attention path. Default: 4.
         attention_kernel_size: Side of the attention window, odd. Default: 7.
-        backend: Backend of :func:`mmacmix.ops.neighborhood_attention`. Default: ``'auto'``.
-        rates: Rates of attention and convolution, see :class:`mmacmix.layers.TwoPaths`. Default: ``(0.5, 0.5)``.
+        backend: Backend of ``mmacmix.ops.neighborhood_attention``. Default: ``'auto'``.
+        rates: Rates of attention and convolution, see ``mmacmix.layers.TwoPaths``. Default: ``(0.5, 0.5)``.
         learn_rates: Learn the rates; else a path of rate 0 is left out. Default: True.
-        shift_form: Kernels of the convolution path, see :class:`mmacmix.layers.ShiftConv`. Default: ``'group'``.
+        shift_form: Kernels of the convolution path, see ``mmacmix.layers.ShiftConv``. Default: ``'group'``.
         init_cfg: MMEngine initialisation. Default: None.
 
     Raises:
@@ -140,7 +140,7 @@ class ACmix(TwoPaths):
         return query, key - self.position(coordinates(x))[:, None]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """The layer's :func:`mmacmix.ops.neighborhood_attention`."""
+        """The layer's ``mmacmix.ops.neighborhood_attention``."""
         return neighborhood_attention(
             query, key, value, self.attention_kernel_size, self.stride[0], self.dilation[0], self.backend
         )

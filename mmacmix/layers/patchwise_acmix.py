@@ -29,9 +29,9 @@ class PatchwiseACmix(TwoPaths):
         num_heads: Values that one key stands beside in the convolution path. Default: 4.
         share: Channels that share a weight. Default: 8.
         norm_cfg: Normalisation inside the network of the weights. Default: ``dict(type='BN')``.
-        rates: Rates of attention and convolution, see :class:`mmacmix.layers.TwoPaths`. Default: ``(0.5, 0.5)``.
+        rates: Rates of attention and convolution, see ``mmacmix.layers.TwoPaths``. Default: ``(0.5, 0.5)``.
         learn_rates: Learn the rates; else a path of rate 0 is left out. Default: True.
-        shift_form: Kernels of the convolution path, see :class:`mmacmix.layers.ShiftConv`. Default: ``'group'``.
+        shift_form: Kernels of the convolution path, see ``mmacmix.layers.ShiftConv``. Default: ``'group'``.
 
     Raises:
         ValueError: A size is out of range, or two of them do not fit together.

@@ -35,9 +35,9 @@ class WindowACmix(TwoPaths):
         attn_drop_rate: Dropout of the attention weights. Default: 0.
         drop_rate: Dropout of the output. Default: 0.
         conv_on_rolled: Convolve the rolled map, as published. Default: True.
-        rates: Rates of attention and convolution, see :class:`mmacmix.layers.TwoPaths`. Default: ``(0.5, 0.5)``.
+        rates: Rates of attention and convolution, see ``mmacmix.layers.TwoPaths``. Default: ``(0.5, 0.5)``.
         learn_rates: Learn the rates; else a path of rate 0 is left out. Default: True.
-        shift_form: Kernels of the convolution path, see :class:`mmacmix.layers.ShiftConv`. Default: ``'group'``.
+        shift_form: Kernels of the convolution path, see ``mmacmix.layers.ShiftConv``. Default: ``'group'``.
 
     Raises:
         ValueError: A size is out of range, or two of them do not fit together.

@@ -33,7 +33,7 @@ _CHUNK = 1 << 19  # scores at a time: few enough for the cache, enough for all c
 def neighborhood_attention(
     query: Tensor, key: Tensor, value: Tensor, kernel_size: int, stride: int, dilation: int
 ) -> Tensor:
-    """See :func:`mmacmix.ops.neighborhood_attention`. float16 and bfloat16 are computed in float32."""
+    """See ``mmacmix.ops.neighborhood_attention``. float16 and bfloat16 are computed in float32."""
     if exportable.is_exporting():
         return exportable.neighborhood_attention(query, key, value, kernel_size, stride, dilation)
     return _heads_first(_BlockedAttention.apply(query, key, value, kernel_size, stride, dilation), query)
@@ -183,7 +183,7 @@ def _channels_last(maps: Tensor) -> Tensor:
 
 
 def _heads_first(maps: Tensor, like: Tensor) -> Tensor:
-    """The inverse of :func:`_channels_last`, a view."""
+    """The inverse of ``_channels_last``, a view."""
     return maps.unflatten(3, like.shape[1:3]).permute(0, 3, 4, 1, 2)
 
 
@@ -204,7 +204,7 @@ def _stack_queries(maps: Tensor, cut: _Cut) -> Tensor:
 
 
 def _unstack_queries(stack: Tensor, like: Tensor, cut: _Cut) -> Tensor:
-    """The inverse of :func:`_stack_queries`: ``(B, H, W, heads * d)``, for a map like ``like`` and in its dtype."""
+    """The inverse of ``_stack_queries``: ``(B, H, W, heads * d)``, for a map like ``like`` and in its dtype."""
     rows, columns = cut.rows, cut.columns
     batch, heads, channels, height, width = like.shape
     stack = stack.view(
@@ -248,7 +248,7 @@ def _stack_keys(maps: Tensor, cut: _Cut) -> Tensor:
 
 
 def _unstack_keys(grid: Tensor, like: Tensor, cut: _Cut) -> Tensor:
-    """The adjoint of :func:`_stack_keys`: every pixel gets the sum of its copies."""
+    """The adjoint of ``_stack_keys``: every pixel gets the sum of its copies."""
     rows, columns = cut.rows, cut.columns
     batch, heads, channels, height, width = like.shape
     grid = grid.view(batch, columns.residues, columns.strips, rows.residues, rows.seen, columns.seen, heads * channels)
@@ -291,7 +291,7 @@ def _windows(grid: Tensor, cut: _Cut) -> Tensor:
 
 
 def _overlap_add(matrices: Tensor, count: int, cut: _Cut) -> Tensor:
-    """The adjoint of :func:`_windows` for ``count`` successive rows: the grid rows they see.
+    """The adjoint of ``_windows`` for ``count`` successive rows: the grid rows they see.
 
     Grid row r gets part 0 of matrix r, part 1 of matrix r - 1, and so on. Seen backwards from the last part, these
     lie at equal distances in memory, so that one sum over a view collects them. ``window - 1`` matrices of zeros

@@ -22,7 +22,7 @@ def is_exporting() -> bool:
 def neighborhood_attention(
     query: Tensor, key: Tensor, value: Tensor, kernel_size: int, stride: int, dilation: int
 ) -> Tensor:
-    """See :func:`mmacmix.ops.neighborhood_attention`."""
+    """See ``mmacmix.ops.neighborhood_attention``."""
     strip = _STRIP if dilation == 1 else 1
     height, width = query.shape[3:]
     strips = (width + strip - 1) // strip + 1  # never 1, a length for which an exporter takes another way

@@ -100,14 +100,14 @@ def shift_conv(features: Tensor, kernels: Tensor, stride: int = 1, dilation: int
 def dense_shift_conv(
     x: Tensor, kernels: Tensor, taps: Tensor, bias: Tensor | None = None, stride: int = 1, dilation: int = 1
 ) -> Tensor:
-    """The projection to the features and :func:`shift_conv` behind it as one plain convolution.
+    """The projection to the features and ``shift_conv`` behind it as one plain convolution.
 
     The zero padding comes behind the projection, so the projection's bias is felt only by the taps that lie on the map.
 
     Args:
         x: ``(B, in_channels, H, W)``.
-        kernels: ``(out_channels, in_channels, k, k)``, :func:`merged_kernels` of the projection's weight.
-        taps: ``(out_channels, k, k)``, :func:`merged_kernels` of the projection's bias.
+        kernels: ``(out_channels, in_channels, k, k)``, ``merged_kernels`` of the projection's weight.
+        taps: ``(out_channels, k, k)``, ``merged_kernels`` of the projection's bias.
         bias: ``(out_channels,)``, added everywhere, or None. Default: None.
         stride: Step between outputs in pixels. Default: 1.
         dilation: Step between taps in pixels. Default: 1.

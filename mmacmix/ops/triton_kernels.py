@@ -27,7 +27,7 @@ _LOG2E = math.log2(math.e)
 def neighborhood_attention(
     query: Tensor, key: Tensor, value: Tensor, kernel_size: int, stride: int, dilation: int
 ) -> Tensor:
-    """See :func:`mmacmix.ops.neighborhood_attention`. Products and softmax accumulate in float32."""
+    """See ``mmacmix.ops.neighborhood_attention``. Products and softmax accumulate in float32."""
     return _attend(query, key, value, kernel_size, stride, dilation)[0]
 
 
@@ -36,7 +36,7 @@ def neighborhood_attention(
 
 @triton.jit
 def _reflect(position, length):
-    """See :func:`mmacmix.ops.borders.reflect`."""
+    """See ``mmacmix.ops.borders.reflect``."""
     period = tl.maximum(2 * (length - 1), 1)
     folded = position % period
     folded = tl.where(folded < 0, folded + period, folded)

@@ -24,7 +24,7 @@ def observed_attention(model: nn.Module, place: tuple[float, float]) -> Iterator
         place: Of the pixel, from the top and from the left, as shares of height and width of what the network gets.
 
     Yields:
-        A dictionary that is filled as the network runs, layer to its :meth:`~mmacmix.layers.TwoPaths.attention_map`.
+        A dictionary that is filled as the network runs, layer to its ``mmacmix.layers.TwoPaths.attention_map``.
     """
     maps: dict[str, Tensor] = {}
     handles = [

@@ -27,7 +27,7 @@ PARTS = (*MultiplyAdds._fields, 'rest')
 def complexity(model: nn.Module, run: Callable[[], object]) -> dict[str, Part]:
     """Count a network's parameters and multiply-adds.
 
-    Those of the layers of this package are what the operator asks for (:meth:`mmacmix.layers.TwoPaths.multiply_adds`),
+    Those of the layers of this package are what the operator asks for (``mmacmix.layers.TwoPaths.multiply_adds``),
     so that networks compare independently of the backend. All others are counted by torch as they are computed:
     convolutions, linear layers, matrix products.
 

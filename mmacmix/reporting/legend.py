@@ -37,7 +37,7 @@ def draw_legend(names: Sequence[str], colors: Sequence[Sequence[int]], width: in
 
 
 def add_legend(image: np.ndarray, names: Sequence[str], colors: Sequence[Sequence[int]]) -> np.ndarray:
-    """An RGB image with :func:`draw_legend` below it; as it is where there are no names."""
+    """An RGB image with ``draw_legend`` below it; as it is where there are no names."""
     if not names:
         return image
     return np.concatenate((image, draw_legend(names, colors, image.shape[1])))

@@ -31,7 +31,7 @@ def path_weights(state_dict: dict[str, Tensor]) -> dict[str, PathWeights]:
 
 
 def logged_path_weights(lines: Sequence[dict]) -> tuple[list[int], dict[str, list[PathWeights]]]:
-    """Steps, and each layer's weights at these, from what :class:`PathWeightsHook` has logged."""
+    """Steps, and each layer's weights at these, from what ``PathWeightsHook`` has logged."""
     layers: dict[str, list[PathWeights]] = {}
     for line in lines:
         for name in line:

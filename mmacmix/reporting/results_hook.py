@@ -25,7 +25,7 @@ class ResultsHook(Hook):
     """After every evaluation: tables and a gallery in the work directory.
 
     ``results.md`` and ``results.json`` hold the metrics, class by class too. ``images.csv`` lists the
-    images from worst to best (:func:`mmacmix.reporting.image_quality`), and ``gallery.png`` shows the first and the
+    images from worst to best (``mmacmix.reporting.image_quality``), and ``gallery.png`` shows the first and the
     last of that list: input, ground truth, prediction. Where there is no ground truth it shows the first images. What a
     test writes has ``test_`` in front, so that it stands beside what training left. Before training
     ``run.json`` gets what the report says of network and machine.

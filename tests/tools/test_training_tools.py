@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mmacmix.datasets import SEMANTIC_CLASSES, write_shapes
 from tests.tooling import complaint
@@ -65,8 +67,18 @@ def place(tmp_path_factory):
     """A directory outside the checkout, with the data set and one finished training."""
     folder = tmp_path_factory.mktemp('place')
     write_shapes(folder / 'data' / 'shapes', train=6, val=3)
-    succeed(ROOT / 'tools' / 'train.py', CONFIG, '--work-dir', 'run', '--cfg-options', *TINY, cwd=folder)
+    (snippet,) = re.findall(r'^visualizer = .*', (ROOT / 'docs' / 'use.md').read_text(), re.MULTILINE)
+    (folder / 'own.py').write_text(f"_base_ = '{CONFIG}'\n{snippet}\n")
+    succeed(ROOT / 'tools' / 'train.py', 'own.py', '--work-dir', 'run', '--cfg-options', *TINY, cwd=folder)
     return folder
+
+
+def test_tensorboard_gets_losses_scores_and_path_weights(place):
+    (events,) = (place / 'run').rglob('events.out.tfevents.*')
+    log = EventAccumulator(str(events)).Reload()
+    for name in ('loss', 'coco/segm_mAP', 'path_weights/backbone.layer1.0.conv2/attention_share'):
+        assert log.Scalars(name)[-1].value >= 0
+    assert [event.step for event in log.Scalars('loss')] == [1, 2]
 
 
 def test_training_leaves_checkpoint_table_and_gallery(place):

@@ -1,0 +1,118 @@
+"""Draws the figures of the page "How the operator works".
+
+python docs/figures.py
+"""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+
+from mmacmix.ops import reflect, shift_kernels, window_positions
+
+IMAGES = Path(__file__).with_name('images')
+SHARED, ATTENTION, CONVOLUTION, PLAIN = '#dde7dd', '#fbe0c8', '#d3e3f3', '#f1f1f1'
+
+
+def main() -> None:
+    paths()
+    window()
+    shifts()
+
+
+def paths() -> None:
+    """The operator as boxes and arrows."""
+    figure, axes = plt.subplots(figsize=(9.5, 3.6))
+    axes.set_axis_off()
+    axes.set_xlim(0, 19)
+    axes.set_ylim(0, 7)
+    box(axes, 0, 2.8, 1.6, 1.4, 'input\n$x$', PLAIN)
+    for y, name in ((5, 'q'), (2.9, 'k'), (0.8, 'v')):
+        box(axes, 3.2, y, 2, 1.2, f'1x1 conv\n${name}$', SHARED)
+        arrow(axes, (1.6, 3.5), (3.2, y + 0.6))
+        arrow(axes, (5.2, y + 0.6), (7.4, 5.4))
+        arrow(axes, (5.2, y + 0.6), (7.4, 1.5))
+    box(axes, 7.4, 4.7, 5.6, 1.4, '7x7 windows:\nsoftmax$(q_i \\cdot (k_j - p_j) / \\sqrt{d}\\,)\\; v_j$', ATTENTION)
+    box(axes, 7.4, 0.8, 2.5, 1.4, 'fully\nconnected', CONVOLUTION)
+    box(axes, 10.5, 0.8, 2.5, 1.4, 'shift\nand sum', CONVOLUTION)
+    arrow(axes, (9.9, 1.5), (10.5, 1.5))
+    box(axes, 15.2, 2.9, 1.2, 1.2, '+', PLAIN)
+    arrow(axes, (13, 5.4), (15.2, 3.8), r'$\alpha$')
+    arrow(axes, (13, 1.5), (15.2, 3.2), r'$\beta$')
+    box(axes, 17.2, 2.8, 1.7, 1.4, 'output', PLAIN)
+    arrow(axes, (16.4, 3.5), (17.2, 3.5))
+    for x, text in ((4.2, 'stage I, shared'), (10.2, 'stage II, two paths')):
+        axes.text(x, 6.75, text, ha='center', fontsize=10, style='italic')
+    save(figure, 'operator_paths.png')
+
+
+def box(axes: Axes, x: float, y: float, width: float, height: float, text: str, color: str) -> None:
+    axes.add_patch(FancyBboxPatch((x, y), width, height, 'round,pad=0,rounding_size=0.15', fc=color, ec='#666666'))
+    axes.text(x + width / 2, y + height / 2, text, ha='center', va='center', fontsize=10)
+
+
+def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], text: str = '') -> None:
+    axes.add_patch(FancyArrowPatch(start, end, arrowstyle='-|>', mutation_scale=11, color='#555555', lw=1))
+    axes.text((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + 0.25, text, ha='center', fontsize=13)
+
+
+def window() -> None:
+    """A window at the corner: which pixels it sees, by the operator's own function."""
+    side, kernel = 8, 7
+    positions = window_positions(side, kernel, 1, 1)[1]  # of the query at (1, 1)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4))
+    reach = kernel // 2
+    for axes in (left, right):
+        axes.set_aspect('equal')
+        axes.set_xlim(-reach, side)
+        axes.set_ylim(side, -reach)
+        axes.set_axis_off()
+        for place in np.ndindex(side, side):
+            axes.add_patch(Rectangle(place[::-1], 1, 1, fc='white', ec='#bbbbbb'))
+    for y in positions.tolist():
+        for x in positions.tolist():
+            inside = 0 <= y < side and 0 <= x < side
+            left.add_patch(Rectangle((x, y), 1, 1, fc=ATTENTION if inside else '#f6f6f6', ec='#bbbbbb'))
+            place = reflect(torch.tensor([y, x]), side).tolist()
+            left.text(x + 0.5, y + 0.5, f'{place[0]},{place[1]}', ha='center', va='center', fontsize=7)
+    counts = np.zeros((side, side), int)
+    seen = reflect(positions, side)
+    np.add.at(counts, tuple(np.meshgrid(seen, seen, indexing='ij')), 1)
+    for (y, x), count in np.ndenumerate(counts):
+        if count:
+            right.add_patch(Rectangle((x, y), 1, 1, fc=ATTENTION, alpha=0.35 + 0.15 * count, ec='#bbbbbb'))
+            right.text(x + 0.5, y + 0.5, f'{count}x', ha='center', va='center', fontsize=8)
+    for axes, title in (
+        (left, 'row, column that each place of the window sees'),
+        (right, 'how often each pixel is seen'),
+    ):
+        axes.add_patch(Rectangle((1, 1), 1, 1, fill=False, ec='tab:red', lw=2))
+        axes.add_patch(Rectangle((0, 0), side, side, fill=False, ec='black', lw=1.5))
+        axes.set_title(title, fontsize=10)
+    save(figure, 'operator_window.png')
+
+
+def shifts() -> None:
+    """The kernels that the group convolution starts from."""
+    figure, all_axes = plt.subplots(1, 9, figsize=(9, 1.3))
+    for index, (axes, kernel) in enumerate(zip(all_axes, shift_kernels(1, 3)[0], strict=True)):
+        axes.imshow(1 - kernel, cmap='Blues_r', vmin=-0.6, vmax=1)
+        axes.set_xticks(np.arange(-0.5, 3), [])
+        axes.set_yticks(np.arange(-0.5, 3), [])
+        axes.grid(color='#bbbbbb')
+        axes.tick_params(length=0)
+        axes.set_title(f'feature {index + 1}', fontsize=8)
+    save(figure, 'operator_shifts.png')
+
+
+def save(figure: Figure, name: str) -> None:
+    figure.savefig(IMAGES / name, dpi=120, bbox_inches='tight')
+    plt.close(figure)
+
+
+if __name__ == '__main__':
+    main()
