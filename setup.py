@@ -48,6 +48,7 @@ setup(
     extras_require={
         'openmmlab': ['mmengine>=0.10.7', 'mmcv==2.1.0', 'mmdet==3.3.0', 'mmsegmentation==1.2.2', 'ftfy', 'regex'],
         'imagenet': ['mmpretrain==1.2.0'],
+        'export': ['onnx', 'onnxscript', 'onnxruntime'],
         'onedl': [
             'onedl-mmengine==0.10.12',
             'onedl-mmcv==2.3.6',

@@ -91,7 +91,7 @@ def read_image(path: str | Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            image.load()  # OpenCV, which reads as training does, makes half an image of half a file
+            image.load()  # OpenCV, which reads as training does, tells no reason
         array = mmcv.imread(str(path))
     except Exception as error:  # of many kinds
         raise ValueError(f'{path} cannot be read as an image: {error}') from error

@@ -51,7 +51,7 @@ def test_what_is_no_whole_image_is_named(tmp_path, kind, share):
     path = tmp_path / f'part.{kind}'
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(ValueError, match=r'part\.\w+ cannot be read as an image'):
+    with pytest.raises(ValueError, match=r'part\.\w+ cannot be read as an image: '):
         read_image(path)
 
 
