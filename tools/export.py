@@ -61,7 +61,10 @@ def compare(network: Exportable, exported, image: np.ndarray, smallest: tuple[in
     """Print how far file and network are apart for an image in three sizes."""
     for size in (SIZE, (max(333, smallest[0]), max(417, smallest[1])), (608, 800)):
         resized = mmcv.imresize(np.ascontiguousarray(image), size[::-1]).transpose(2, 0, 1)
-        far = difference(network, exported, torch.from_numpy(resized).float()[None])
+        try:
+            far = difference(network, exported, torch.from_numpy(resized).float()[None])
+        except AssertionError as error:  # a guard that torch has put into its file
+            raise UserError(f'the file refuses images of {size[0]}x{size[1]}: {error}') from error
         print(f'{size[0]}x{size[1]}: file and network differ by {far:.1e} of the largest number')
         if far > MOST:
             raise UserError(f'the file computes something else than the network for {size[0]}x{size[1]}')
