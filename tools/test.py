@@ -10,6 +10,7 @@ from pathlib import Path
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 
+from mmacmix.datasets import innermost
 from mmacmix.deploy import FusedACmix, fuse
 from mmacmix.running import UserError, add_common_arguments, build_runner, check_checkpoint, load_config, run, unwrapped
 
@@ -72,9 +73,7 @@ def _write_predictions(cfg: Config, out: str, segmentation: bool) -> None:
 
 def _augment(cfg: Config, segmentation: bool) -> None:
     """The config's own tta_model and tta_pipeline; a detector of boxes without them gets a horizontal flip."""
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
+    dataset = innermost(cfg.test_dataloader.dataset)
     if not segmentation:
         if (cfg.model.get('roi_head') or {}).get('mask_head') and 'tta_model' not in cfg:
             raise UserError('--tta merges boxes alone in MMDetection, and this model predicts masks too')

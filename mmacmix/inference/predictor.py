@@ -13,6 +13,7 @@ from mmengine.registry import DATASETS, VISUALIZERS, Registry
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
+from ..datasets import innermost
 from ..deploy import fuse
 from ..environment import load_checkpoint, state_dict_of
 from ..reporting.attention_maps import observed_attention
@@ -42,7 +43,7 @@ class Predictor:
         model.load_state_dict(state_dict_of(saved, checkpoint))
         model.eval()
         self.model = (fuse(model) if fused else model).to(device)
-        dataset = _innermost(cfg.test_dataloader.dataset)
+        dataset = innermost(cfg.test_dataloader.dataset)
         #: ``classes`` and ``palette``: those of the data set that the network was trained on, where that is known.
         self.dataset_meta = {
             **_class_of(DATASETS, dataset.type).METAINFO,
@@ -128,9 +129,3 @@ def _class_of(registry: Registry, name: str) -> type:
     """A class of the host library, whose scope is the default one by now."""
     with registry.switch_scope_and_registry(None) as hosts:
         return hosts.get(name)
-
-
-def _innermost(dataset: dict) -> dict:
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
-    return dataset

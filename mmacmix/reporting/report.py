@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader
 from mmengine.config import Config
 from PIL import Image
 
+from ..datasets import innermost
 from .charts import draw_bars, draw_lines, draw_path_weights, draw_path_weights_over_time
 from .path_weights import logged_path_weights
 from .scalars import Scalars, read_scalars
@@ -86,9 +87,7 @@ def _embedded(path: Path) -> str | None:
 def _settings(cfg: Config) -> dict[str, str]:
     """The configuration in short."""
     model, loader = cfg.get('model', {}), cfg.get('train_dataloader') or {}
-    dataset = loader.get('dataset', {})
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
+    dataset = innermost(loader.get('dataset', {}))
     optimizer = dict(cfg.get('optim_wrapper', {}).get('optimizer', {}))
     loop = cfg.get('train_cfg') or {}
     rows = {
