@@ -1,6 +1,7 @@
 # make train    set up if needed; train, evaluate and draw Mask R-CNN with ACmix on generated images
 # make test     set up if needed; run the tests, but for slow ones
 # make test-all set up if needed; run all tests
+# make notebook set up if needed; run the tutorial, in under three minutes
 # make docs     set up if needed; build the documentation into build/site
 # make lint     set up if needed; check style and formatting
 # make setup    set up only
@@ -15,7 +16,7 @@ RUN := export PATH="$(BIN):$$PATH"
 CONFIG := configs/shapes/mask-rcnn_acmix-r26_shapes.py
 SHAPES := data/shapes
 WORK_DIR ?= work_dirs/shapes
-.PHONY: setup train test test-all docs lint
+.PHONY: setup train test test-all notebook docs lint
 
 setup:
 	@command -v $(or $(PYTHON),python3) > /dev/null || { echo "set-up: mmacmix needs Python 3.10, 3.11 or 3.12, and there is no $(or $(PYTHON),python3) on the PATH." >&2; exit 1; }
@@ -41,6 +42,11 @@ test: setup
 
 test-all: setup
 	@$(RUN); $(PYTEST)
+
+notebook: setup
+	@mkdir -p build
+	@$(RUN); timeout 180 jupyter execute demo/mmacmix_tutorial.ipynb --output=$(CURDIR)/build/mmacmix_tutorial.ipynb \
+	    || { test $$? = 124 && echo 'The tutorial takes more than three minutes.'; exit 1; } >&2
 
 docs: setup
 	@$(RUN); NO_MKDOCS_2_WARNING=1 mkdocs build --quiet

@@ -1,6 +1,7 @@
 """What the README and the pages of docs/ say can be done, done."""
 
 import doctest
+import json
 import os
 import re
 from itertools import product
@@ -23,6 +24,7 @@ from tests.tooling import load
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
+TUTORIAL = ROOT / 'demo' / 'mmacmix_tutorial.ipynb'  # run by `make notebook`
 PAGES = [ROOT / 'README.md', *sorted(DOCS.glob('*.md'))]
 SNIPPETS = [
     (page.stem, snippet)
@@ -146,7 +148,7 @@ def test_the_sources_of_weights_are_all_there():
     assert set(re.findall(r'^\| `([\w-]+)` \|', table, re.MULTILINE)) == set(SOURCES)
 
 
-@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize('page', [*PAGES, TUTORIAL], ids=lambda page: page.stem)
 def test_files_it_names_are_there(page):
     text = page.read_text()
     for name in re.findall(r'\b(?:configs|tools|docs|tests)/[\w/.{},-]+\.(?:py|sh|md)\b', text):
@@ -157,6 +159,12 @@ def test_files_it_names_are_there(page):
             assert (ROOT / path).exists(), path
     for name in re.findall(r'\]\(([\w/.-]+\.(?:md|png|jpg))(?:#[\w-]+)?\)', text):
         assert (page.parent / name).exists(), name
+
+
+def test_the_tutorial_shows_what_it_computed():
+    cells = [cell for cell in json.loads(TUTORIAL.read_text())['cells'] if cell['cell_type'] == 'code']
+    assert [cell['execution_count'] for cell in cells] == list(range(1, len(cells) + 1))
+    assert not [output for cell in cells for output in cell['outputs'] if output['output_type'] == 'error']
 
 
 def test_every_tool_starts_by_its_name():
