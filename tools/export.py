@@ -32,34 +32,38 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         '--part', choices=PARTS, help='default: all of a segmentor, features (backbone and neck) of a detector'
     )
-    parser.add_argument('--out', type=Path, help='default: the name of the config, here')
+    parser.add_argument('--out', type=Path, help='default: the name of the config and of a --part, here')
     parser.add_argument('--image', help='image to compare file and network on; default: a generated one')
     args = parser.parse_args(argv)
     suffix = FORMATS[args.format]
-    out = args.out or Path(args.config).with_suffix(suffix).name
-    if Path(out).suffix != suffix:
+    out = args.out or Path('_'.join(filter(None, (Path(args.config).stem, args.part))) + suffix)
+    if out.suffix != suffix:
         parser.error(f'--out of --format {args.format} is a {suffix} file, got {out}')
     missing = [name for name in ('onnxscript', 'onnxruntime') if args.format == 'onnx' and not is_installed(name)]
     if missing:
-        raise UserError(f'--format onnx needs {" and ".join(missing)}: pip install mmacmix[export]')
+        raise UserError(f'--format onnx needs {" and ".join(missing)}: pip install onnx onnxscript onnxruntime')
     try:
         image = read_image(args.image) if args.image else draw_scene(np.random.default_rng(0)).image[..., ::-1]
         model = Predictor(load_config(args), args.checkpoint).model
         network = Exportable(model, args.part or ('segmentor' if hasattr(model, 'decode_head') else 'features'))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        exported = export(network, out, args.format, SIZE)
     except ValueError as error:
         raise UserError(str(error)) from error
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    exported = export(network, out, args.format, SIZE)
     opset = f'opset {exported.opset}, ' if exported.opset else ''
-    print(f'{out}: {network.part}, {opset}{Path(out).stat().st_size / 2**20:.1f} MiB')
+    print(f'{out}: {network.part}, {opset}{out.stat().st_size / 2**20:.1f} MiB')
     least = 'at least {} pixels high and {} wide'.format(*exported.smallest)
     print(f'It takes float images (B, 3, H, W), 0 to 255, BGR, {least}.')
-    compare(network, load(out), image, exported.smallest)
+    try:
+        compare(network, load(out), image, exported.smallest)
+    except UserError:
+        out.unlink()
+        raise
 
 
 def compare(network: Exportable, exported, image: np.ndarray, smallest: tuple[int, int]) -> None:
     """Print how far file and network are apart for an image in three sizes."""
-    for size in (SIZE, (max(333, smallest[0]), max(417, smallest[1])), (608, 800)):
+    for size in (smallest, (max(333, smallest[0]), max(417, smallest[1])), (608, 800)):
         resized = mmcv.imresize(np.ascontiguousarray(image), size[::-1]).transpose(2, 0, 1)
         try:
             far = difference(network, exported, torch.from_numpy(resized).float()[None])

@@ -126,8 +126,7 @@ def export(network: Exportable, path: str | Path, form: str, size: Sequence[int]
     free = torch.export.Dim.DYNAMIC
     image = torch.rand(2, 3, *size) * 255
     program = torch.export.export(network.eval(), (image,), dynamic_shapes=[{0: free, 2: free, 3: free}])
-    (placeholder,) = (node for node in program.graph.nodes if node.name == 'image')
-    smallest = tuple(int(program.range_constraints[side.node.expr].lower) for side in placeholder.meta['val'].shape[2:])
+    smallest = _smallest(program)
     if form == 'torch-export':
         torch.export.save(program, path)
         return Exported(smallest, None)
@@ -136,6 +135,21 @@ def export(network: Exportable, path: str | Path, form: str, size: Sequence[int]
     exported = torch.onnx.export(program, (), input_names=['image'], output_names=names, verbose=False)
     exported.save(path)
     return Exported(smallest, exported.model.opset_imports[''])
+
+
+def _smallest(program: torch.export.ExportedProgram) -> tuple[int, int]:
+    """Height and width of the smallest images that a traced program takes, both as far above the smallest that its
+    ranges say as its guards want."""
+    (placeholder,) = (node for node in program.graph.nodes if node.name == 'image')
+    example, network = placeholder.meta['val'], program.module()
+    height, width = (int(program.range_constraints[side.node.expr].lower) for side in example.shape[2:])
+    for more in range(512):
+        try:
+            network(torch.zeros(1, 3, height + more, width + more))
+        except AssertionError:  # a guard, all of which stand before the network
+            continue
+        return height + more, width + more
+    raise ValueError('the network takes images of a few sizes alone')
 
 
 def load(path: str | Path) -> Callable[[Tensor], list[Tensor]]:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..ops import is_exporting
 from .shift_conv import ShiftConv
 from .two_paths import MultiplyAdds, TwoPaths
 
@@ -101,7 +102,7 @@ class WindowACmix(TwoPaths):
         if self.has_convolution and self.conv_on_rolled:
             out = out + self.conv_rate * self.recomputed(self._convolution, rolled)
         if self.has_attention or self.conv_on_rolled:
-            out = _roll(out, shift)[:, :height, :width]
+            out = _crop(_roll(out, shift), height, width)
         if self.has_convolution and not self.conv_on_rolled:
             out = out + self.conv_rate * self.recomputed(self._convolution, x)
         return self.drop(out)
@@ -160,19 +161,20 @@ class WindowACmix(TwoPaths):
         """The map in whole windows, rolled, and by how much."""
         height, width = x.shape[1:3]
         bottom, right = (missing(side, self.window_size) for side in (height, width))
-        shift = self.shift if self.shift_single_window or min(height, width) > self.window_size else 0
+        several = height > self.window_size and width > self.window_size  # one by one: exporters note each
+        shift = self.shift if self.shift_single_window or several else 0
         return _roll(F.pad(x, (0, 0, 0, right, 0, bottom)), -shift), shift
 
     def _bias(self, rows: int, columns: int, shift: int) -> Tensor:
         """What is added to the scores of each window: ``(rows, columns, heads, side^2, side^2)``."""
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
-        if shift:
-            # The roll's seam runs through the last row and the last column of windows.
-            bias = bias + self.shift_mask
-            bias = torch.cat((bias[:1].expand(rows - 1, -1, -1, -1, -1), bias[1:]))
-            bias = torch.cat((bias[:, :1].expand(-1, columns - 1, -1, -1, -1), bias[:, 1:]), 1)
-            return bias
-        return bias.expand(rows, columns, -1, -1, -1)
+        if not shift:
+            return bias.expand(rows, columns, -1, -1, -1)
+        # The roll's seam runs through the last row and the last column of windows.
+        mask = self.shift_mask
+        for dim, windows in enumerate((rows, columns)):
+            mask = mask.index_select(dim, (torch.arange(windows, device=mask.device) == windows - 1).long())
+        return bias + mask
 
     def _convolution(self, x: Tensor) -> Tensor:
         # Channel d * num_heads + h, unlike the attention path: the published order, which checkpoints depend on.
@@ -186,6 +188,13 @@ def missing(length: int, unit: int) -> int:
     In a form whose sum with the length an exporter, to whom the length is a symbol, sees to be whole units.
     """
     return (length + unit - 1) // unit * unit - length
+
+
+def _crop(x: Tensor, height: int, width: int) -> Tensor:
+    """The first rows and columns of ``(B, H, W, C)``."""
+    if is_exporting():  # by indices: slices make an exporter ask whether there is anything to cut off
+        return x.index_select(1, torch.arange(height)).index_select(2, torch.arange(width))
+    return x[:, :height, :width]
 
 
 def _roll(x: Tensor, pixels: int) -> Tensor:

@@ -1,17 +1,17 @@
 """Exported files compute what the networks compute."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from mmacmix.deploy.export import Exportable, _AdaptiveAvgPool2d
+from mmacmix.deploy.export import Exportable, Exported, _AdaptiveAvgPool2d
 from mmacmix.running import UserError, build_model
 from tests.tooling import complaint, load
-from tests.tools.test_infer import trained  # noqa: F401
 
 
 @pytest.fixture
-def model(trained):  # noqa: F811
+def model(trained):
     from mmengine.config import Config
 
     host, config, checkpoint, _ = trained
@@ -47,14 +47,10 @@ def test_pooling_is_torchs(sides, size):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('form, suffix', [('onnx', 'onnx'), ('torch-export', 'pt2')])
-def test_the_tool_writes_a_file_that_equals_the_network(trained, form, suffix, tmp_path, capsys):  # noqa: F811
+def test_the_tool_writes_a_file_that_equals_the_network(trained, form, suffix, tmp_path, capsys):
     host, config, checkpoint, images = trained
     out = tmp_path / 'new' / f'network.{suffix}'
     arguments = [config, checkpoint, '--format', form, '--out', out, '--image', min(images.iterdir())]
-    if host == 'mmseg' and form == 'torch-export':  # what docs/use.md says of networks with windows
-        with pytest.raises(UserError, match='the file refuses images of'):
-            load('export.py').main(list(map(str, arguments)))
-        return
     load('export.py').main(list(map(str, arguments)))
     printed = capsys.readouterr().out
     assert f'{out}: {"segmentor" if host == "mmseg" else "features"}, ' in printed
@@ -65,7 +61,39 @@ def test_the_tool_writes_a_file_that_equals_the_network(trained, form, suffix, t
         assert {node.domain for node in onnx.load(out).graph.node} <= {'', 'pkg.onnxscript.torch_lib'}
 
 
-def test_mistakes_are_told_in_one_sentence(trained, tmp_path, capsys):  # noqa: F811
+def test_a_file_that_refuses_or_differs_is_told():
+    tool, image = load('export.py'), np.zeros((8, 8, 3), np.uint8)
+
+    def refusing(image):
+        raise AssertionError('Guard failed: 7')
+
+    with pytest.raises(UserError, match='the file refuses images of 40x50: Guard failed: 7'):
+        tool.compare(lambda image: [image + 1], refusing, image, (40, 50))
+    with pytest.raises(UserError, match='the file computes something else than the network for 40x50'):
+        tool.compare(lambda image: [image + 1], lambda image: [image + 1.01], image, (40, 50))
+
+
+def test_a_file_is_named_for_its_part_and_goes_when_it_is_wrong(trained, tmp_path, monkeypatch, capsys):
+    _, config, checkpoint, _ = trained
+    tool, written = load('export.py'), []
+    monkeypatch.chdir(tmp_path)
+
+    def write(network, path, *_):
+        written.append(str(path))
+        path.touch()
+        return Exported((64, 64), 20)
+
+    monkeypatch.setattr(tool, 'export', write)
+    monkeypatch.setattr(tool, 'load', lambda path: lambda image: [each + 1 for each in network(image)])
+    monkeypatch.setattr(tool, 'Exportable', lambda model, part: network)
+    network = type('Network', (), dict(part='backbone', __call__=lambda self, image: [image]))()
+    for part in ([], ['--part', 'backbone']):
+        with pytest.raises(UserError, match='something else'):
+            tool.main([str(config), str(checkpoint), *part])
+    assert written == ['tiny.onnx', 'tiny_backbone.onnx'] and not list(tmp_path.iterdir())
+
+
+def test_mistakes_are_told_in_one_sentence(trained, tmp_path, capsys):
     host, config, checkpoint, _ = trained
     told = complaint('export.py', [config, checkpoint, '--out', 'a.pt2'], capsys)
     assert '--out of --format onnx is a .onnx file, got a.pt2' in told
