@@ -1,9 +1,10 @@
 """ACmix for OpenMMLab. Importing this package registers its layers and backbones in MMEngine's root registry."""
 
-from .environment import check_environment
+from .environment import allow_training_state, check_environment
 from .version import __version__
 
 check_environment()
+allow_training_state()
 
 from mmengine.config.utils import MODULE2PACKAGE  # noqa: E402
 

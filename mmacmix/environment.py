@@ -44,18 +44,29 @@ def check_environment() -> None:
 def allow_only_data_in_checkpoints() -> None:
     """From now on ``torch.load`` runs no code in this process, whoever calls it, and still reads MMEngine's state.
 
-    A training checkpoint of MMEngine holds, beside tensors, its log buffers and NumPy numbers, which ``torch.load``
-    refuses unless they are named.
-
     Raises:
         ImportError: torch is older than 2.6 and can't be told their names.
     """
-    if not hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'):  # came with names for safe globals
+    if not allow_training_state():
         raise ImportError(f'reading checkpoints without running their code needs torch 2.6, found {torch.__version__}')
     # Read by torch.load: overrides weights_only=False wherever it is asked for.
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
     os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
+
+
+def allow_training_state() -> bool:
+    """From now on ``torch.load`` takes MMEngine's training checkpoints for data, as which it loads by default.
+
+    They hold, beside tensors, log buffers and NumPy numbers, which ``torch.load`` refuses unless they are named. The
+    hosts' inferencers and tools don't name them.
+
+    Returns:
+        Whether torch can be told: since 2.6.
+    """
+    if not hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'):  # came with names for safe globals
+        return False
     torch.serialization.add_safe_globals(_training_state_types())
+    return True
 
 
 def _training_state_types() -> list[Any]:

@@ -26,15 +26,19 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--fuse', action='store_true', help='merge layers for faster inference: mmacmix.deploy.fuse')
     args = parser.parse_args(argv)
 
+    if not 0 <= args.score_thr <= 1:
+        parser.error(f'--score-thr must be 0 to 1, got {args.score_thr:g}')
+    if args.out_dir.exists() and not args.out_dir.is_dir():
+        parser.error(f'--out-dir {args.out_dir} is a file')
     cfg = load_config(args)
     try:
-        media = find_media(args.inputs)
+        media = find_media(args.inputs, without=args.out_dir)
     except ValueError as error:
         raise UserError(str(error)) from error
     problems = infer(Predictor(cfg, args.checkpoint, args.device, args.fuse), media, args.out_dir, args.score_thr)
     print(f'\n{len(media) - len(problems)} of {len(media)} images and videos are in {args.out_dir}')
     if problems:
-        raise UserError(f'passed over: {"; ".join(problems)}')
+        raise UserError('not or not wholly read:\n  ' + '\n  '.join(problems))
 
 
 if __name__ == '__main__':

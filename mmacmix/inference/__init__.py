@@ -1,6 +1,6 @@
 """A trained network on images without annotations."""
 
-from .infer import infer
+from .files import infer
 from .media import find_media, read_image
 from .predictor import Predictor
 

@@ -2,6 +2,7 @@
 
 import glob
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,10 @@ from PIL import Image
 
 IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
+
+
+class MediumError(ValueError):
+    """A file can't be read or written."""
 
 
 class Medium(NamedTuple):
@@ -24,15 +29,15 @@ class Medium(NamedTuple):
         """The image, or the video's images one by one: ``(H, W, 3)`` uint8, BGR.
 
         Raises:
-            ValueError: It can't be read.
+            MediumError: It can't be read.
         """
         if not self.is_video:
             yield read_image(self.path)
             return
-        frames = (frame for frame in mmcv.VideoReader(str(self.path)) if frame is not None)
+        frames = (frame for frame in mmcv.VideoReader(str(self.path)))  # asked for an iterator again, it would rewind
         first = next(frames, None)
         if first is None:
-            raise ValueError(f'{self.path} cannot be read as a video')
+            raise MediumError(f'{self.path} cannot be read as a video')
         yield first
         yield from frames
 
@@ -41,11 +46,12 @@ class Medium(NamedTuple):
         return max(1, mmcv.VideoReader(str(self.path)).frame_cnt) if self.is_video else 1
 
 
-def find_media(inputs: Sequence[str]) -> list[Medium]:
+def find_media(inputs: Sequence[str], without: Path | None = None) -> list[Medium]:
     """The images and videos that inputs stand for, each of them once.
 
     Args:
         inputs: Files, folders (with all folders in them; other files there are passed over) or patterns.
+        without: A folder inside of these that is passed over, the one that is written to. Default: none.
 
     Raises:
         ValueError: An input stands for nothing.
@@ -54,19 +60,25 @@ def find_media(inputs: Sequence[str]) -> list[Medium]:
     names: set[str] = set()
     for given in inputs:
         found = list(_files(given))
+        if without:
+            found = [item for item in found if not item[0].resolve().is_relative_to(without.resolve())]
         if not found:
             what = 'holds no image or video' if Path(given).is_dir() else 'is not there'
             raise ValueError(f'{given} {what}')
         for path, name in found:
-            if path in media:
-                continue
-            unique, number = name, 1
-            while unique in names:
-                number += 1
-                unique = f'{name}_{number}'
-            names.add(unique)
-            media[path] = Medium(path, unique, path.suffix.lower() in VIDEOS)
+            if path.resolve() not in media:
+                unique = next(each for each in _names(path, name) if each not in names)
+                names.add(unique)
+                media[path.resolve()] = Medium(path, unique, path.suffix.lower() in VIDEOS)
     return list(media.values())
+
+
+def _names(path: Path, name: str) -> Iterator[str]:
+    """What the outputs of a file may be called: ``drive``, ``drive_avi``, ``drive_avi_2``..."""
+    yield name
+    name += path.suffix.replace('.', '_')
+    yield name
+    yield from (f'{name}_{number}' for number in count(2))
 
 
 def _files(given: str) -> Iterator[tuple[Path, str]]:
@@ -87,14 +99,14 @@ def read_image(path: str | Path) -> np.ndarray:
     """``(H, W, 3)`` uint8, BGR, turned as its EXIF data say.
 
     Raises:
-        ValueError: The file is not a whole image.
+        MediumError: The file is not a whole image.
     """
     try:
         with Image.open(path) as image:
             image.load()  # OpenCV, which reads as training does, tells no reason
         array = mmcv.imread(str(path))
     except Exception as error:  # of many kinds
-        raise ValueError(f'{path} cannot be read as an image: {error}') from error
+        raise MediumError(f'{path} cannot be read as an image: {error}') from error
     if array is None:
-        raise ValueError(f'{path} cannot be read as an image')
+        raise MediumError(f'{path} cannot be read as an image')
     return array

@@ -17,6 +17,7 @@ from ..datasets import innermost
 from ..deploy import fuse
 from ..environment import load_checkpoint, state_dict_of
 from ..reporting.attention_maps import observed_attention
+from ..reporting.colors import colors_of_classes
 from ..reporting.legend import add_legend
 from ..running import UserError, build_model, check_checkpoint
 
@@ -37,12 +38,17 @@ class Predictor:
     def __init__(self, cfg: Config, checkpoint: str, device: str = 'cpu', fused: bool = False) -> None:
         if cfg.get('default_scope') not in ('mmdet', 'mmseg'):
             raise UserError(f'{cfg.filename} has neither a detector nor a segmentor')
+        if not cfg.get('test_dataloader'):
+            raise UserError(f'{cfg.filename} has no test_dataloader, which says what images go through')
         model = revert_sync_batchnorm(build_model(cfg))
         check_checkpoint(checkpoint, model)
         saved = load_checkpoint(checkpoint)
         model.load_state_dict(state_dict_of(saved, checkpoint))
         model.eval()
-        self.model = (fuse(model) if fused else model).to(device)
+        try:
+            self.model = (fuse(model) if fused else model).to(device)
+        except (AssertionError, RuntimeError) as error:  # torch has it not, or knows no such name
+            raise UserError(f'device {device}: {str(error).splitlines()[0]}') from error
         dataset = innermost(cfg.test_dataloader.dataset)
         #: ``classes`` and ``palette``: those of the data set that the network was trained on, where that is known.
         self.dataset_meta = {
@@ -98,7 +104,8 @@ class Predictor:
         """
         detected = 'pred_instances' in sample
         options = dict(pred_score_thr=score_thr) if detected else dict(with_labels=not legend)
-        self._artist.add_datasample('', mmcv.bgr2rgb(image), sample.cpu(), draw_gt=False, **options)
+        with colors_of_classes():
+            self._artist.add_datasample('', mmcv.bgr2rgb(image), sample.cpu(), draw_gt=False, **options)
         drawn = self._artist.get_image()
         if legend:
             found = (

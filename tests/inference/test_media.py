@@ -23,10 +23,23 @@ def test_files_folders_and_patterns_each_once(tmp_path, monkeypatch):
     assert [(str(medium.path), medium.name) for medium in media] == [
         ('a/deep/two.jpg', 'deep/two'),
         ('a/one.png', 'one'),
-        ('b/one.png', 'one_2'),
+        ('b/one.png', 'one_png'),
         ('b/three.PNG', 'three'),
     ]
     assert not any(medium.is_video for medium in media) and list(map(len, media)) == [1, 1, 1, 1]
+
+
+def test_each_file_counts_once_and_what_is_written_does_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ('in/one.png', 'in/one.jpg', 'in/deep/one.png', 'in/out/overlays/one.png', 'in/outside.png'):
+        picture(Path(name))
+    found = find_media(['in', str(tmp_path / 'in' / 'one.png'), 'in/deep/one.png'], without=Path('in/out'))
+    assert [(str(medium.path), medium.name) for medium in found] == [
+        ('in/deep/one.png', 'deep/one'),
+        ('in/one.jpg', 'one'),
+        ('in/one.png', 'one_png'),
+        ('in/outside.png', 'outside'),
+    ]
 
 
 def test_what_stands_for_nothing_is_told(tmp_path):

@@ -1,6 +1,10 @@
 """tools/infer.py, and the hosts' own inferencers, with configs of this package."""
 
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,43 +14,10 @@ from mmengine.config import Config
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mmacmix.datasets import CLASSES, SEMANTIC_CLASSES, SEMANTIC_PALETTE, write_shapes
+from mmacmix.datasets import CLASSES, SEMANTIC_CLASSES, SEMANTIC_PALETTE
 from mmacmix.inference import Predictor
-from mmacmix.running import UserError, build_model
+from mmacmix.running import UserError
 from tests.tooling import ROOT, complaint, load
-
-TINY = {
-    'mmdet': (
-        'configs/shapes/mask-rcnn_acmix-r26_shapes.py',
-        {
-            'model.backbone.base_channels': 8,
-            'model.neck.in_channels': [32, 64, 128, 256],
-            'model.test_cfg.rcnn.score_thr': 0.0,
-        },
-    ),
-    'mmseg': (
-        'configs/shapes/upernet_acmix-swin_shapes.py',
-        {
-            'model.backbone.arch.embed_dims': 8,
-            'model.decode_head.in_channels': [8, 16, 32],
-            'model.auxiliary_head.in_channels': 16,
-        },
-    ),
-}
-
-
-@pytest.fixture(scope='module', params=TINY)
-def trained(request, tmp_path_factory):
-    """Host, config, checkpoint, and a folder with two images."""
-    folder = tmp_path_factory.mktemp(request.param)
-    write_shapes(folder / 'shapes', train=1, val=2)
-    path, options = TINY[request.param]
-    cfg = Config.fromfile(ROOT / path)
-    cfg.merge_from_dict(options)
-    cfg.dump(folder / 'tiny.py')
-    torch.manual_seed(0)
-    torch.save(dict(state_dict=build_model(cfg).state_dict(), meta={}), folder / 'tiny.pth')
-    return request.param, folder / 'tiny.py', folder / 'tiny.pth', folder / 'shapes' / 'images' / 'val'
 
 
 def infer(*arguments):
@@ -77,6 +48,26 @@ def test_images_become_overlays_and_predictions(trained, tmp_path, capsys):
     for entry in coco.anns.values():
         assert coco.annToMask(entry).shape == before.shape[:2] and entry['area'] == coco.annToMask(entry).sum()
         assert 0 <= entry['score'] <= 1 and entry['category_id'] in coco.cats
+
+
+def test_a_picture_is_the_same_each_time_in_the_colours_of_the_legend(trained):
+    host, config, checkpoint, _ = trained
+    predictor = Predictor(Config.fromfile(config), str(checkpoint))
+    image = np.zeros((128, 128, 3), np.uint8)
+    sample = predictor(image)
+    if host == 'mmdet':
+        sample.pred_instances = sample.pred_instances[:1]
+        sample.pred_instances.masks[:] = False
+        sample.pred_instances.masks[:, 30:90, 30:90] = True
+        sample.pred_instances.bboxes[:] = torch.tensor([0.0, 0, 1, 1])
+        label = sample.pred_instances.labels[0]
+    else:
+        label = sample.pred_sem_seg.data[:] = 3
+    first, second = (predictor.draw(image, sample, score_thr=0, legend=False) for _ in range(2))
+    assert np.array_equal(first, second)
+    color = np.array(predictor.palette[label])[::-1]  # BGR
+    shown = first[40:80, 40:80].reshape(-1, 3).mean(0)
+    assert np.allclose(shown / np.linalg.norm(shown), color / np.linalg.norm(color), atol=0.02)
 
 
 def test_the_prediction_is_that_of_the_hosts_own_function(trained):
@@ -149,9 +140,55 @@ def test_broken_files_are_named_and_the_rest_goes_on(trained, tmp_path, capsys):
     assert len(list((tmp_path / 'out' / 'overlays').iterdir())) == 2
 
 
+def test_what_fails_later_is_named_too(trained, tmp_path, capsys, monkeypatch):
+    _, config, checkpoint, images = trained
+    film = str(tmp_path / 'film.avi')
+    writer = cv2.VideoWriter(film, cv2.VideoWriter_fourcc(*'MJPG'), 10, (64, 48))
+    for image in np.random.default_rng(0).integers(0, 255, (8, 48, 64, 3), dtype=np.uint8):
+        writer.write(image)
+    writer.release()
+    whole = Path(film).read_bytes()
+    Path(film).write_bytes(whole[: len(whole) * 6 // 10])
+    draw = Predictor.draw
+
+    def fail_once(predictor, image, *arguments, **options):
+        if image.shape[:2] == (1, 1):
+            raise IndexError('no room')
+        return draw(predictor, image, *arguments, **options)
+
+    monkeypatch.setattr(Predictor, 'draw', fail_once)
+    Image.new('RGB', (1, 1)).save(tmp_path / 'dot.png')
+    with pytest.raises(UserError) as caught:
+        infer(config, checkpoint, tmp_path / 'dot.png', film, images, '--out-dir', tmp_path / 'out')
+    told = str(caught.value)
+    assert 'dot.png: IndexError no room' in told and re.search(r'film\.avi ends after [34] of 8 frames', told)
+    assert '2 of 4 images and videos' in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / 'out' / 'overlays').iterdir()} == {
+        'film.mp4', *(path.name for path in images.iterdir())
+    }  # fmt: skip
+
+
+def test_the_hosts_inferencers_take_a_training_checkpoint_in_a_process_of_their_own(trained):
+    host, config, checkpoint, images = trained
+    name = dict(mmdet='DetInferencer', mmseg='MMSegInferencer')[host]
+    code = f"""
+from {host}.apis import {name}
+{name}({str(config)!r}, {str(checkpoint)!r}, device='cpu')({str(min(images.iterdir()))!r})
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     'arguments, message',
     [
+        (['{config}', '{checkpoint}', '{images}', '--device', 'abacus'], 'device abacus: '),
+        (['{config}', '{checkpoint}', '{images}', '--out-dir', '{config}'], 'tiny.py is a file'),
+        (['{config}', '{checkpoint}', '{images}', '--score-thr', '30'], '--score-thr must be 0 to 1, got 30'),
+        (
+            ['{config}', '{checkpoint}', '{images}', '--cfg-options', 'test_dataloader=None'],
+            'tiny.py has no test_dataloader',
+        ),
         (['{config}', '{checkpoint}', 'nothing.png'], 'nothing.png is not there'),
         (['{config}', 'nothing.pth', '{images}'], 'there is no checkpoint at nothing.pth'),
         (['nothing.py', '{checkpoint}', '{images}'], 'there is no config at nothing.py'),

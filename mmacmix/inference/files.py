@@ -13,7 +13,7 @@ from mmengine.structures import BaseDataElement
 from mmengine.utils import ProgressBar
 from PIL import Image
 
-from .media import Medium
+from .media import Medium, MediumError
 from .predictor import Predictor
 
 
@@ -32,13 +32,13 @@ def infer(predictor: Predictor, media: Sequence[Medium], folder: Path, score_thr
         score_thr: Objects with lower scores are not drawn; ``predictions.json`` has them all. Default: 0.3.
 
     Returns:
-        A sentence for each file that could not be read and was passed over.
+        A sentence for each file that could not be read, or not to its end, or that the network failed on.
     """
     problems, detections = [], _Detections(predictor.classes)
     progress = ProgressBar(sum(map(len, media)))
     try:
         for medium in media:
-            done = progress.completed
+            done, frames = progress.completed, len(medium)
             try:
                 with closing(_Overlays(folder / 'overlays', medium)) as overlays:
                     for index, image in enumerate(medium.frames()):
@@ -51,9 +51,14 @@ def infer(predictor: Predictor, media: Sequence[Medium], folder: Path, score_thr
                             name = f'{medium.name}/{index:06}' if frame else medium.name
                             _write_map(folder / 'maps' / f'{name}.png', sample, predictor.palette)
                         progress.update()
-            except ValueError as error:
+                if progress.completed - done < frames:
+                    problems.append(f'{medium.path} ends after {progress.completed - done} of {frames} frames')
+            except MediumError as error:
                 problems.append(str(error))
-                progress.update(done + len(medium) - progress.completed)
+            except Exception as error:  # of any kind: one image must not end the work on all others
+                problems.append(f'{medium.path}: {type(error).__name__} {error}')
+            if progress.completed < done + frames:
+                progress.update(done + frames - progress.completed)
     finally:  # what is there by then is not lost
         if detections.images:
             folder.mkdir(parents=True, exist_ok=True)
@@ -77,6 +82,8 @@ class _Overlays:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             kind = cv2.VideoWriter_fourcc(*'mp4v')
             self._video = cv2.VideoWriter(str(self._path), kind, self._rate, picture.shape[1::-1])
+            if not self._video.isOpened():
+                raise MediumError(f'OpenCV cannot write {self._path}')
         self._video.write(picture)
 
     def close(self) -> None:
