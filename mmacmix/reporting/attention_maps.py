@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import mmcv
 import numpy as np
 from matplotlib.axes import Axes
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from ..layers import TwoPaths
 
 _COLUMNS = 8  # heads in a row
+_SIDE = 1000  # pixels of the picture's longer side, at most: there are many small cells
 
 
 @contextmanager
@@ -70,38 +72,48 @@ def draw_attention(
     ]
     columns = max(len(heads) for _, _, heads in rows)
     figure, axes = plt.subplots(len(rows), columns + 1, figsize=(1.9 * (columns + 1), 2 * len(rows)), squeeze=False)
+    size = image.shape[1::-1]
+    factor = min(1, _SIDE / max(size))
+    shown = mmcv.imresize(image, tuple(max(1, round(side * factor)) for side in size))
     for line, (name, weights, heads) in zip(axes, rows, strict=True):
         for cell in line:
             cell.set_axis_off()
-        left, right, top, bottom = _surroundings(weights, covered, image.shape)
-        _show(line[0], image, pixel)
+        seen = _seen(weights, covered)
+        left, right, top, bottom = _with_margin(seen, size)
+        _show(line[0], shown, size, pixel)
         line[0].add_patch(plt.Rectangle((left, top), right - left, bottom - top, fill=False, color='cyan'))
         line[0].set_title(name, fontsize=6, loc='left')
         for cell, head in zip(line[1:], heads, strict=False):
-            _show(cell, image, pixel)
+            _show(cell, shown, size, pixel)
             share = (weights[head].clamp(min=0) / weights[head].max().clamp(min=1e-12)).numpy()
             extent = (0, covered[0], covered[1], 0)
-            cell.imshow(share, cmap='inferno', extent=extent, alpha=0.25 + 0.6 * share, interpolation='nearest')
+            cell.imshow(share, cmap='inferno', extent=extent, alpha=0.85 * share**0.5, interpolation='nearest')
+            corner, sides = (seen[0], seen[2]), (seen[1] - seen[0], seen[3] - seen[2])
+            cell.add_patch(plt.Rectangle(corner, *sides, fill=False, color='white', linewidth=0.6))
             cell.set_xlim(left, right)
             cell.set_ylim(bottom, top)
-            cell.set_title(f'head {head + 1}: up to {weights[head].max():.2f}', fontsize=6)
+            cell.set_title(f'head {head + 1}: up to {weights[head].max():.2g}', fontsize=6)
     figure.savefig(path, dpi=130, bbox_inches='tight')
     plt.close(figure)
 
 
-def _show(axes: Axes, image: np.ndarray, pixel: tuple[float, float]) -> None:
-    axes.imshow(image)
-    axes.plot(*pixel, '+', color='cyan', markersize=6)
+def _show(axes: Axes, image: np.ndarray, size: tuple[int, int], pixel: tuple[float, float]) -> None:
+    axes.imshow(image, extent=(0, size[0], size[1], 0))
+    axes.plot(pixel[0] + 0.5, pixel[1] + 0.5, '+', color='cyan', markersize=6, clip_on=False)
 
 
-def _surroundings(
-    weights: Tensor, covered: tuple[float, float], shape: tuple[int, ...]
-) -> tuple[float, float, float, float]:
-    """Left, right, top and bottom of what has any weight and as much again around it, within the image."""
+def _seen(weights: Tensor, covered: tuple[float, float]) -> tuple[float, float, float, float]:
+    """Left, right, top and bottom of what has any weight."""
     bounds = []
-    for dim, length, most in ((1, covered[0], shape[1]), (0, covered[1], shape[0])):
-        there = (weights != 0).any(0).any(1 - dim).nonzero()[:, 0] * (length / weights.shape[1 + dim])
-        first, last = there.min().item(), there.max().item() + length / weights.shape[1 + dim]
-        margin = (last - first) / 2
-        bounds += [max(0, first - margin), min(most, last + margin)]
+    for dim, length in ((1, covered[0]), (0, covered[1])):
+        pixel = length / weights.shape[1 + dim]
+        there = (weights != 0).any(0).any(1 - dim).nonzero()[:, 0]
+        bounds += [there.min().item() * pixel, (there.max().item() + 1) * pixel]
     return tuple(bounds)
+
+
+def _with_margin(seen: tuple[float, ...], size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Half as much again on each side, within the image."""
+    left, right, top, bottom = seen
+    across, down = (right - left) / 2, (bottom - top) / 2
+    return max(0, left - across), min(size[0], right + across), max(0, top - down), min(size[1], bottom + down)

@@ -55,14 +55,15 @@ def draw_path_weights(layers: dict[str, PathWeights], path: str | Path) -> None:
     """
     shares = [weights.attention_share for weights in layers.values()]
     known = None not in shares
-    figure, axes = plt.subplots(1 + known, figsize=(max(6, 0.4 * len(layers)), 3.4 * (1 + known)), squeeze=False)
+    size = max(6, 0.4 * len(layers)), 3.4 * (1 + known)
+    figure, axes = plt.subplots(1 + known, figsize=size, squeeze=False, sharex=True, layout='constrained')
     rates, names = axes[0, 0], _short(list(layers))
     for index, (field, label, color) in enumerate(_PATHS):
         places = [place + 0.4 * (index - 0.5) for place in range(len(layers))]
         rates.bar(places, [getattr(weights, field) for weights in layers.values()], 0.4, label=label, color=color)
     rates.set_ylabel('rate')
     rates.axhline(0, color='black', linewidth=0.5)
-    rates.legend(fontsize=8)
+    rates.legend(fontsize=8, ncols=2, loc='lower center', bbox_to_anchor=(0.5, 1))
     if known:
         share = axes[1, 0]
         share.bar(range(len(layers)), shares, color='tab:orange')
@@ -105,11 +106,9 @@ def _legend_of_depth(axes: Axes) -> None:
 
 
 def _short(names: Sequence[str]) -> list[str]:
-    """Names without the words that all of them begin and end with."""
-    words = [name.split('.') for name in names]
-    while len(words[0]) > 1 and len({line[0] for line in words}) == 1 and min(map(len, words)) > 1:
-        words = [line[1:] for line in words]
-    while len({line[-1] for line in words}) == 1 and min(map(len, words)) > 1:
+    """Names without ``backbone`` and without the words, numbers aside, that all of them end with."""
+    words = [name.removeprefix('backbone.').split('.') for name in names]
+    while min(map(len, words)) > 1 and len({line[-1] for line in words}) == 1 and not words[0][-1].isdigit():
         words = [line[:-1] for line in words]
     return ['.'.join(line) for line in words]
 

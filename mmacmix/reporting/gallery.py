@@ -11,11 +11,13 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from mmengine.visualization import Visualizer
 from torch import Tensor
 
+from .colors import colors_of_classes
 from .image_quality import as_tensor
 from .legend import draw_legend, draw_text
 
 _SIDE = 400  # pixels of a panel's longer side
 _GAP = 6
+_LINE = 48  # of captions and legend: a gallery is looked at as a whole
 
 
 def draw_gallery(
@@ -61,18 +63,21 @@ def draw_gallery(
         for truth, name in ((True, 'gt'), (False, 'pred')):
             drawn = f'{name}_instances' in sample or f'{name}_sem_seg' in sample
             if drawn:
-                artist.add_datasample('', image, sample, draw_gt=truth, draw_pred=not truth, **options)
+                with colors_of_classes():
+                    artist.add_datasample('', image, sample, draw_gt=truth, draw_pred=not truth, **options)
             row.append(artist.get_image() if drawn else image)
         panel = _join(row, 1, _GAP)
         if captions:
-            panel = _join([panel, draw_text(captions[index], panel.shape[1])], 0, 0)
+            panel = _join([panel, draw_text(captions[index], panel.shape[1], _LINE)], 0, 0)
         panels.append(panel)
     rows = [_join(panels[first : first + columns], 1, 4 * _GAP) for first in range(0, len(panels), columns)]
     present = _semantic_classes(samples)
     if present:
         names, colors = (artist.dataset_meta[key] for key in ('classes', 'palette'))
         width = max(row.shape[1] for row in rows)
-        rows.append(draw_legend([names[label] for label in present], [colors[label] for label in present], width))
+        rows.append(
+            draw_legend([names[label] for label in present], [colors[label] for label in present], width, _LINE)
+        )
     mmcv.imwrite(mmcv.rgb2bgr(_join(rows, 0, _GAP)), str(path))
 
 

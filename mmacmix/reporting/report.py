@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import math
 import re
 import statistics
 from collections.abc import Sequence
@@ -43,16 +44,17 @@ def write_report(folder: str | Path) -> Path:
     scalars = read_scalars(folder)
     charts = folder / 'report'
     charts.mkdir(exist_ok=True)
-    configs = sorted(folder.glob('*.py'), key=lambda path: path.stat().st_mtime)
+    # MMEngine's record of what was run. Other Python files in the folder may be anything.
+    configs = sorted(folder.glob('*/vis_data/config.py'))
     cfg = Config.fromfile(configs[-1], import_custom_modules=False) if configs else None
     results, run = (_read_json(folder / name) for name in ('results.json', 'run.json'))
-    last = scalars.training[-1]['step']
+    last = max(lines[-1]['step'] for lines in scalars if lines)
     page = Environment(loader=PackageLoader('mmacmix.reporting', '.'), autoescape=True).get_template('report.html.j2')
     html = page.render(
-        name=configs[-1].stem if configs else folder.name,
+        name=run.get('config', folder.resolve().name),
         written=f'{datetime.now():%Y-%m-%d %H:%M}',
         steps=last,
-        scores={name: value for name, value in results.items() if _MAIN_SCORE.search(name)},
+        scores={name: _score(name, value) for name, value in results.items() if _MAIN_SCORE.search(name)},
         settings=_settings(cfg) if cfg else {},
         curves=_curves(scalars, charts),
         classes=_classes(results, charts),
@@ -69,7 +71,17 @@ def write_report(folder: str | Path) -> Path:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        return json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise ValueError(f'{path} cannot be read: {error}') from error
+
+
+def _score(name: str, value: float) -> str:
+    """MMDetection's scores are shares, those of the other hosts percent."""
+    if math.isnan(value):
+        return 'none'
+    return f'{value:.3f}' if name.endswith(('mAP', 'PQ')) else f'{value:.2f} %'
 
 
 def _embedded(path: Path) -> str | None:
@@ -135,13 +147,13 @@ def _brief(settings: Any) -> str:
 
 
 def _curves(scalars: Scalars, charts: Path) -> list[str | None]:
-    steps = [line['step'] for line in scalars.training]
-    losses = {name: steps_and_values(scalars.training, name) for name in scalars.training[-1] if 'loss' in name}
+    names = dict.fromkeys(name for line in scalars.training for name in line if 'loss' in name)
+    losses = {name: steps_and_values(scalars.training, name) for name in names}
     pictures = []
     if losses:
         draw_lines(losses, 'training iterations', 'loss', charts / 'losses.png')
         pictures.append(_embedded(charts / 'losses.png'))
-    rate = {'lr': (steps, [line['lr'] for line in scalars.training])}
+    rate = {'lr': steps_and_values(scalars.training, 'lr')}
     draw_lines(rate, 'training iterations', 'learning rate', charts / 'learning_rate.png')
     pictures.append(_embedded(charts / 'learning_rate.png'))
     scores = [name for name in scalars.scores if _MAIN_SCORE.search(name)]
@@ -192,7 +204,10 @@ def _path_weights(scalars: Scalars, charts: Path) -> list[str | None]:
 
 
 def _speed(scalars: Scalars, cfg: Config | None, run: dict[str, Any]) -> dict[str, str]:
-    seconds = statistics.median(line['time'] for line in scalars.training)
+    times = [line['time'] for line in scalars.training if 'time' in line]
+    if not times:
+        return {}
+    seconds = statistics.median(times)
     rows = {'an iteration': f'{seconds:.3g} s, median'}
     batch = ((cfg or {}).get('train_dataloader') or {}).get('batch_size')
     if batch:

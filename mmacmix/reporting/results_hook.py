@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import platform
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,10 +50,14 @@ class ResultsHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         if is_main_process():
+            environment = dict(
+                machine=f'{platform.machine()}, {os.cpu_count()} CPU cores', **_versions(), **collect_env()
+            )
             run = dict(
+                config=Path(runner.cfg.filename or runner.work_dir).stem,
                 processes=get_world_size(),
                 parameters=count_parameters(runner.model),
-                environment={name: str(value) for name, value in collect_env().items()},
+                environment={name: str(value) for name, value in environment.items()},
             )
             (Path(runner.work_dir) / 'run.json').write_text(json.dumps(run, indent=1))
 
@@ -126,6 +133,12 @@ class ResultsHook(Hook):
                 captions=[_caption(quality, sample) for quality, sample in shown],
             )
         runner.logger.info(f'Results are in {table}, pictures in {gallery}')
+
+
+def _versions() -> dict[str, str]:
+    """Those of this package and of the hosts that the run uses."""
+    names = ('mmacmix', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain')
+    return {name: sys.modules[name].__version__ for name in names if name in sys.modules}
 
 
 def _light(sample: BaseDataElement) -> BaseDataElement:

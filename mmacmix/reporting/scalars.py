@@ -1,6 +1,7 @@
 """The scalars that a training run logged."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,13 +44,25 @@ def read_scalars(folder: Path) -> Scalars:
 def _read(log: Path) -> Scalars:
     start = Scalars([], [], [])
     step = 0
-    for line in map(json.loads, log.read_text().splitlines()):
+    for line in _lines(log):
         if any(name.startswith('path_weights/') for name in line):
+            step = line['step']  # also of the last iteration, which training may not log
             start.path_weights.append(line)
         elif 'lr' in line:
             step = line['step']
             start.training.append(line)
         else:
-            # Its own step is the epoch, which stays 0 where training counts iterations.
-            start.evaluations.append(line | dict(step=step))
+            # Its own step is the iteration, or where MMEngine counts evaluations by epoch, the number of epochs.
+            start.evaluations.append(line | dict(step=max(step, line['step'])))
     return start
+
+
+def _lines(log: Path) -> Iterator[dict]:
+    """The entries of a log; the last one may be cut off."""
+    lines = log.read_text().splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            yield json.loads(line)
+        except ValueError as error:
+            if number < len(lines):
+                raise ValueError(f'{log} cannot be read, line {number}: {error}') from error

@@ -2,10 +2,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 from mmacmix.layers import ACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix
 from mmacmix.reporting import PathWeightsHook
+from mmacmix.reporting.charts import draw_path_weights
 from mmacmix.reporting.path_weights import (
     PathWeights,
     attention_share,
@@ -78,3 +80,19 @@ def test_the_hook_logs_at_its_interval_and_at_the_end():
     steps, layers = logged_path_weights(logged)
     assert steps == [2, 4, 5] and list(layers) == ['0']
     assert all(weights[:2] == (0.5, 0.5) and 0 < weights.attention_share < 1 for weights in layers['0'])
+
+
+@pytest.mark.parametrize(
+    'names, shown',
+    [
+        (['backbone.layer1.0.conv2', 'backbone.layer2.3.conv2'], ['layer1.0', 'layer2.3']),
+        (['backbone.stages.0.0.attn', 'backbone.stages.1.0.attn'], ['stages.0.0', 'stages.1.0']),
+        (['stages.0.0.attn'], ['stages.0.0']),
+        (['attn'], ['attn']),
+    ],
+)
+def test_a_chart_names_stage_and_block(names, shown, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, 'savefig', lambda figure, *_, **__: drawn.append(figure))
+    draw_path_weights({name: PathWeights(0.5, 0.5) for name in names}, tmp_path / 'chart.png')
+    assert [label.get_text() for label in drawn[0].axes[0].get_xticklabels()] == shown

@@ -20,12 +20,15 @@ def run(tmp_path):
     (tmp_path / '1' / 'vis_data').mkdir(parents=True)
     (tmp_path / '1' / 'vis_data' / 'scalars.json').write_text(''.join(f'{json.dumps(line)}\n' for line in lines))
     (tmp_path / 'results.json').write_text(json.dumps(scores))
-    (tmp_path / 'own.py').write_text(
+    (tmp_path / 'mine.py').write_text('raise SystemExit("a script of the user")')
+    (tmp_path / '1' / 'vis_data' / 'config.py').write_text(
         "model = dict(type='MaskRCNN', backbone=dict(type='ACmixResNet', depth=26))\n"
         "train_dataloader = dict(batch_size=4, dataset=dict(type='CocoDataset', data_root='<data>'))\n"
     )
     (tmp_path / 'run.json').write_text(
-        json.dumps(dict(processes=2, parameters=dict(attention=12345), environment=dict(PyTorch='2.x')))
+        json.dumps(
+            dict(config='own', processes=2, parameters=dict(attention=12345, rest=5), environment=dict(PyTorch='2.x'))
+        )
     )
     (tmp_path / 'images.csv').write_text('image,quality\na.png,0.1\nb.png,0.9\n')
     Image.new('RGB', (30, 20)).save(tmp_path / 'gallery.png')
@@ -40,6 +43,8 @@ def test_the_page_says_and_shows_what_the_run_left(run):
         'CocoDataset in &lt;data&gt;',
         '16 images a second',
         '12,345',
+        '12,350',
+        '<h1>own</h1>',
         '2.x',
     ):
         assert text in page, text
@@ -56,12 +61,35 @@ def test_the_page_says_and_shows_what_the_run_left(run):
 
 
 def test_a_run_that_ended_early_has_a_page_too(run):
-    for name in ('results.json', 'run.json', 'images.csv', 'gallery.png', 'own.py'):
+    for name in ('results.json', 'run.json', 'images.csv', 'gallery.png', '1/vis_data/config.py'):
         (run / name).unlink()
     log = run / '1' / 'vis_data' / 'scalars.json'
     log.write_text('\n'.join(log.read_text().splitlines()[:2]))
     page = write_report(run).read_text()
     assert 'No evaluation has been finished' in page and 'By class' not in page and 'worst' not in page
+
+
+def test_a_log_that_is_cut_off_or_of_another_tool_is_read(run):
+    log = run / '1' / 'vis_data' / 'scalars.json'
+    whole = log.read_text()
+    log.write_text(whole[:-30])  # in the middle of the evaluation
+    assert 'all</th><td>12,350' in write_report(run).read_text()
+    log.write_text('{"lr": 0.1, "step": 1}\n')
+    page = write_report(run).read_text()
+    assert 'Speed' not in page
+    log.write_text('{"lr": 0.1, \n' + whole)
+    with pytest.raises(ValueError, match=r'scalars\.json cannot be read, line 1: '):
+        write_report(run)
+    log.write_text(whole)
+    (run / 'results.json').write_text('{')
+    with pytest.raises(ValueError, match=r'results\.json cannot be read: '):
+        write_report(run)
+
+
+def test_scores_have_their_unit(run):
+    (run / 'results.json').write_text('{"mIoU": 0.91, "coco/bbox_mAP": 0.5, "coco/segm_mAP": NaN}')
+    shown = re.findall('<b>(.*?)</b>', write_report(run).read_text())
+    assert shown == ['0.91 %', '0.500', 'none']
 
 
 def test_the_tool(run, capsys, tmp_path):

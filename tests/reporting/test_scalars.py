@@ -30,6 +30,12 @@ def test_path_weights_are_told_apart(tmp_path):
     assert read_scalars(tmp_path).path_weights == [weights] and not read_scalars(tmp_path).evaluations
 
 
+def test_an_evaluation_belongs_to_the_last_iteration_that_logged_anything(tmp_path):
+    weights = {'path_weights/layer/attention_rate': 0.5, 'step': 60}
+    write(tmp_path / '1', [*training(25, 50), weights, dict(mIoU=1.0, step=0), dict(mIoU=2.0, step=70)])
+    assert [line['step'] for line in read_scalars(tmp_path).evaluations] == [60, 70]
+
+
 def test_a_folder_without_a_run_is_told(tmp_path):
     with pytest.raises(ValueError, match='holds no training run'):
         read_scalars(tmp_path)
