@@ -8,6 +8,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
@@ -97,6 +98,7 @@ def load_config(args: Namespace) -> Config:
         cfg = Config.fromfile(path)
     except Exception as error:
         raise UserError(f'{args.config} cannot be read: {_first_line(error)}') from error
+    _drop_own_scope(cfg._cfg_dict)
     options = args.cfg_options or {}
     cfg.new_options = [key for key in options if not _has(cfg, key)]
     known = {*_SETTINGS, *inspect.signature(Runner).parameters}
@@ -113,6 +115,17 @@ def load_config(args: Namespace) -> Config:
         cfg.launcher = args.launcher
         cfg.work_dir = args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(args.config).stem)
     return cfg
+
+
+def _drop_own_scope(settings: Any) -> None:
+    """MMEngine marks what comes from a base `mmacmix::...` as of that scope; the names in it are those of the hosts."""
+    if isinstance(settings, dict):
+        if settings.get('_scope_') == 'mmacmix':
+            del settings['_scope_']
+        settings = list(settings.values())
+    if isinstance(settings, (list, tuple)):
+        for each in settings:
+            _drop_own_scope(each)
 
 
 def load_configs(paths: Sequence[str], options: Sequence[str]) -> dict[str, Config]:
@@ -290,7 +303,7 @@ def run(main: Callable[[list[str] | None], None]) -> None:
     """Run a tool's ``main``; a mistake of the user's ends it with one sentence and status 1."""
     try:
         main(None)
-    except (UserError, WeightsError) as error:
+    except (UserError, WeightsError, OSError) as error:  # files that can't be read or written
         sys.exit(f'{Path(sys.argv[0]).name}: {error}')
 
 

@@ -55,7 +55,10 @@ def main(argv: list[str] | None = None) -> None:
         check_checkpoint(checkpoint, runner.model, whole=cfg.get('resume', False))
     runner.train()
     if is_main_process():
-        print_log(f'The whole run on one page: {write_report(runner.work_dir)}', 'current')
+        try:
+            print_log(f'The whole run on one page: {write_report(runner.work_dir)}', 'current')
+        except Exception as error:  # the training is done, whatever hinders the report
+            print_log(f'There is no report: {error}', 'current', logging.WARNING)
 
 
 if __name__ == '__main__':

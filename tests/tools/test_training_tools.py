@@ -96,6 +96,13 @@ def test_training_leaves_checkpoint_table_and_gallery(place):
     assert abs(panels[0] - panels[1]).max() > 50  # something is drawn over the input
 
 
+def test_a_training_too_short_for_its_log_ends_well_without_a_report(place):
+    options = [option for option in TINY if 'logger' not in option]
+    done = succeed(ROOT / 'tools' / 'train.py', CONFIG, '--work-dir', 'short', '--cfg-options', *options, cwd=place)
+    assert 'There is no report: ' in done.stdout + done.stderr
+    assert (place / 'short' / 'iter_2.pth').exists() and not (place / 'short' / 'report.html').exists()
+
+
 def test_resume_goes_on_from_the_last_checkpoint(place):
     shutil.copytree(place / 'run', place / 'resumed')
     options = [option for option in TINY if 'max_iters' not in option]
