@@ -1,16 +1,10 @@
-from argparse import Namespace
-
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.dataset import Compose
-from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmacmix.backbones import ACmixSwinTransformer
 from mmacmix.layers import WindowACmix
-from mmacmix.running import UserError, build_model, check_checkpoint, check_data, load_config
-from tests.tooling import ROOT
+from mmacmix.running import UserError, check_checkpoint, check_data
 
 
 @pytest.fixture
@@ -62,14 +56,3 @@ def test_an_empty_folder_is_told(tmp_path):
         check_data(Config(dict(val_dataloader=dict(dataset=dataset))), ['val_dataloader'])
     (tmp_path / 'images' / '1.jpg').touch()
     check_data(Config(dict(val_dataloader=dict(dataset=dataset))), ['val_dataloader'])
-
-
-def test_a_base_of_this_package_keeps_the_names_of_the_hosts(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT))  # where MMEngine finds the package, an editable one
-    path = tmp_path / 'own.py'
-    path.write_text("_base_ = 'mmacmix::upernet/upernet_acmix-swin-t_8xb2-160k_ade20k-512x512.py'\n")
-    cfg = load_config(Namespace(config=str(path), cfg_options=None))
-    init_default_scope('mmseg')
-    names = [type(each).__module__ for each in Compose(cfg.train_dataloader.dataset.pipeline).transforms]
-    assert any(name.startswith('mmseg.') for name in names)
-    assert isinstance(build_model(cfg).backbone, ACmixSwinTransformer)

@@ -76,6 +76,20 @@ def test_configs_are_bases_of_other_packages_configs(python, tmp_path):
     assert module == 'mmacmix.backbones.acmix_resnet' and Path(file).is_relative_to(python.parents[1])
 
 
+def test_a_base_of_this_package_keeps_the_names_of_the_hosts_in_the_tools(python, tmp_path):
+    (tmp_path / 'own.py').write_text("_base_ = 'mmacmix::upernet/upernet_acmix-swin-t_8xb2-160k_ade20k-512x512.py'\n")
+    show = (
+        'from argparse import Namespace\nfrom mmengine.dataset import Compose\n'
+        'from mmengine.registry import init_default_scope\nfrom mmacmix.running import build_model, load_config\n'
+        "cfg = load_config(Namespace(config='own.py', cfg_options=None))\ninit_default_scope('mmseg')\n"
+        'steps = Compose(cfg.train_dataloader.dataset.pipeline).transforms\n'
+        'print(*(type(each).__module__ for each in [*steps, build_model(cfg).backbone]))'
+    )
+    *steps, backbone = run(python, '-c', show, cwd=tmp_path).splitlines()[-1].split()
+    assert any(step.startswith('mmseg.') for step in steps)
+    assert backbone == 'mmacmix.backbones.acmix_swin'
+
+
 def test_the_inferencers_list_all_models(python, tmp_path):
     show = "import mmacmix\nfrom mmdet.apis import DetInferencer\nprint(*DetInferencer.list_models('mmacmix'), sep='|')"
     listed = run(python, '-c', show, cwd=tmp_path).strip().splitlines()[-1].split('|')

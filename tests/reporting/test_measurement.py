@@ -43,17 +43,19 @@ def test_gradients_are_those_given_and_start_from_nothing():
 
 
 def test_peak_memory_is_what_was_taken_beside_what_was_there():
+    # Of these sizes malloc maps each tensor by itself and unmaps it at once; smaller ones may stay in its heap.
     before = torch.ones(40 * MEBIBYTE, dtype=torch.uint8)
 
     def run():
-        torch.ones(80 * MEBIBYTE, dtype=torch.uint8)
-        torch.ones(20 * MEBIBYTE, dtype=torch.uint8)
+        torch.ones(120 * MEBIBYTE, dtype=torch.uint8)
+        torch.ones(60 * MEBIBYTE, dtype=torch.uint8)
 
-    peak = measure({'work': Work(run)}, repeats=1)['work'].peak_memory
+    # The system counts what a thread of another test takes meanwhile, so the least of a few is the work's own.
+    peaks = [measure({'work': Work(run)}, repeats=1)['work'].peak_memory for _ in range(5)]
     if not os.access('/proc/self/clear_refs', os.W_OK):  # the system does not tell
-        assert peak is None
+        assert peaks == [None] * 5
         return
-    assert abs(peak / MEBIBYTE - 80) < 8
+    assert abs(min(peaks) / MEBIBYTE - 120) < 8
     assert before.sum() == len(before)
 
 
