@@ -29,6 +29,8 @@ def draw_lines(
         axes.plot(xs, ys, marker='o' if len(xs) < 30 else None, markersize=4, label=name)
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
+    if all(y >= 0 for _, ys in series.values() for y in ys):
+        axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     if len(series) > 1:
         axes.legend(fontsize=8)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.dist import get_world_size, is_main_process
+from mmengine.dist import all_gather_object, get_world_size, is_main_process
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -32,8 +32,6 @@ class ResultsHook(Hook):
     last of that list: input, ground truth, prediction. Where there is no ground truth it shows the first images. What a
     test writes has ``test_`` in front, so that it stands beside what training left. Before training
     ``run.json`` gets what the report says of network and machine.
-
-    Of several processes the first one's share of the images is listed and shown.
 
     Args:
         images: Images in the gallery, half of them the worst, half of them the best. Default: 12.
@@ -109,6 +107,7 @@ class ResultsHook(Hook):
     def _report(self, runner: Runner, metrics: dict[str, float], prefix: str) -> None:
         if self._class_iou:  # of all processes
             metrics = metrics | {f'IoU/{name}': iou for name, iou in self._class_iou.compute().items()}
+        qualities, extremes, first = self._of_all_processes()
         if not is_main_process():
             return
         metrics = {name: float(value) for name, value in metrics.items()}  # of numpy's types or Python's
@@ -117,13 +116,11 @@ class ResultsHook(Hook):
         )
         table.with_suffix('.json').write_text(json.dumps(metrics, indent=1))
         table.write_text(_table(metrics))
-        if self._qualities:
+        if qualities:
             with images.open('w', newline='') as file:
-                lines = [
-                    (path, f'{quality:.4f}') for path, quality in sorted(self._qualities, key=lambda each: each[1])
-                ]
+                lines = [(path, f'{quality:.4f}') for path, quality in sorted(qualities, key=lambda each: each[1])]
                 csv.writer(file).writerows([('image', 'quality'), *lines])
-        shown = self._extremes or [(None, sample) for sample in self._first]
+        shown = extremes or [(None, sample) for sample in first]
         if shown:
             draw_gallery(
                 [sample for _, sample in shown],
@@ -133,6 +130,17 @@ class ResultsHook(Hook):
                 captions=[_caption(quality, sample) for quality, sample in shown],
             )
         runner.logger.info(f'Results are in {table}, pictures in {gallery}')
+
+    def _of_all_processes(self) -> tuple[list, list, list]:
+        """Qualities, extremes and first images; of those that two processes had, which fills up their shares, one."""
+        parts = all_gather_object((self._qualities, self._extremes, self._first))
+        qualities, extremes, first = ([each for part in field for each in part] for field in zip(*parts, strict=True))
+        extremes = {sample.img_path: (quality, sample) for quality, sample in extremes}
+        extremes = sorted(extremes.values(), key=lambda each: each[0])
+        if len(extremes) > self.images:
+            middle = self.images // 2
+            extremes = extremes[:middle] + extremes[middle - self.images :]
+        return list(dict(qualities).items()), extremes, first[: self.images]
 
 
 def _versions() -> dict[str, str]:

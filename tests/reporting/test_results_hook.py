@@ -86,6 +86,24 @@ def test_images_are_listed_and_shown_from_worst_to_best(tmp_path, monkeypatch, j
         assert lines[0] == 'image,quality' and lines[1].endswith('1.png,0.6000') and len(lines) == 8
 
 
+def test_images_of_all_processes_are_listed_and_shown(tmp_path, monkeypatch):
+    from mmacmix.reporting import results_hook
+
+    drawn = {}
+    monkeypatch.setattr(results_hook, 'draw_gallery', lambda *_, captions, **options: drawn.update(captions=captions))
+    # The other process had the same images under other names, and one of ours, which filled up its share.
+    others = [(str(tmp_path / name), quality) for name, quality in (('a.png', 0.5), ('b.png', 0.99), ('0.png', 0.8))]
+    samples = [SimpleNamespace(img_path=path) for path, _ in others]
+    extremes = [(quality, sample) for (_, quality), sample in zip(others, samples, strict=True)]
+    monkeypatch.setattr(results_hook, 'all_gather_object', lambda own: [own, (others, extremes, [])])
+    own = [detected(tmp_path, f'{index}.png', share) for index, share in enumerate([0.8, 0.6, 0.95, 0.7])]
+    evaluate(tmp_path, {}, samples=own, images=4)
+    assert drawn['captions'] == ['a.png: 0.50', '1.png: 0.60', '2.png: 0.95', 'b.png: 0.99']
+    listed = [line.split('/')[-1] for line in (tmp_path / 'images.csv').read_text().splitlines()[1:]]
+    names = ('a.png', 0.5), ('1.png', 0.6), ('3.png', 0.7), ('0.png', 0.8), ('2.png', 0.95), ('b.png', 0.99)
+    assert listed == [f'{name},{quality:.4f}' for name, quality in names]
+
+
 def test_the_gallery_is_drawn(tmp_path):
     artist = DetLocalVisualizer()
     artist.dataset_meta = dict(classes=('thing',), palette=[(255, 0, 0)])

@@ -134,6 +134,8 @@ def test_two_processes_train_and_test_on_the_cpu(place):
         )
         assert done.returncode == 0, done.stderr[-3000:]
     assert all((place / 'two' / name).exists() for name in ('iter_2.pth', 'gallery.png', 'test_gallery.png'))
+    for name in ('images.csv', 'test_images.csv'):  # one of the three images went to both processes
+        assert len((place / 'two' / name).read_text().splitlines()) == 1 + 3
 
 
 def test_test_writes_predictions_pictures_and_results(place):
