@@ -12,8 +12,9 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import SpatialReductionACmix, pad_to_patch
+from ..ops import check_integer_entries, check_integers, check_probabilities
 from .pretrained import check_convert_weights, check_pretrained, load_converted, pretrained_state_dict
-from .stages import check_stages
+from .stages import check_images, check_stages
 from .transformer import TransformerBlock
 
 
@@ -112,8 +113,9 @@ class ACmixPyramidVisionTransformer(BaseModule):
         init_cfg: dict | Sequence[dict] | None = None,
     ) -> None:
         depths, widths, heads, mlp_ratios, reductions = self._arch(arch)
-        if len(patch_sizes) < len(depths):
-            raise ValueError(f'patch_sizes must have an entry for each of {len(depths)} stages, got {patch_sizes}')
+        check_integers(pretrain_img_size=pretrain_img_size, in_channels=in_channels)
+        check_integer_entries(len(depths), patch_sizes=patch_sizes)
+        check_probabilities(drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate)
         check_stages(len(depths), out_indices, frozen_stages)
         check_convert_weights(convert_weights, init_cfg)
         super().__init__(
@@ -124,6 +126,7 @@ class ACmixPyramidVisionTransformer(BaseModule):
             ]
         )
         self.convert_weights = convert_weights and init_cfg is not None
+        self.in_channels = in_channels
         self.out_indices, self.frozen_stages = tuple(out_indices), frozen_stages
         drop_path_rates = iter(np.linspace(0, drop_path_rate, sum(depths)).tolist())
         self.drop = nn.Dropout(drop_rate)
@@ -167,16 +170,25 @@ class ACmixPyramidVisionTransformer(BaseModule):
                 raise ValueError(f'arch must be one of {tuple(self.arch_settings)} or a dict, got {arch!r}')
             arch = self.arch_settings[arch]
         names = ('depths', *self.arch_defaults)
-        if 'depths' not in arch or set(arch) - set(names):
-            raise ValueError(f'arch must have depths, and may have {tuple(self.arch_defaults)}, got {tuple(arch)}')
+        if not isinstance(arch, dict) or 'depths' not in arch or set(arch) - set(names):
+            parts = ', '.join(self.arch_defaults)
+            raise ValueError(f'arch must be a name or a dict of depths, and it may have {parts}, got {arch!r}')
+        check_integer_entries(1, **{'depths of arch': arch['depths']})
         stages = len(arch['depths'])
         arch = {name: values[:stages] for name, values in self.arch_defaults.items()} | dict(arch)
+        check_integer_entries(stages, **{f'{name} of arch': values for name, values in arch.items()})
         if any(len(values) != stages for values in arch.values()):
             raise ValueError(f'arch must have an entry for each of {stages} stages in all its parts, got {arch}')
         return tuple(arch[name] for name in names)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map images ``(B, in_channels, H, W)`` to one map ``(B, C, h, w)`` an entry of ``out_indices``."""
+        """Map images ``(B, in_channels, H, W)`` to one map ``(B, C, h, w)`` an entry of ``out_indices``.
+
+        Raises:
+            TypeError: ``x`` is not a tensor.
+            ValueError: It has another shape.
+        """
+        check_images(x, self.in_channels)
         outs = []
         for index, (patch_embed, stage) in enumerate(zip(self.patch_embeds, self.stages, strict=True)):
             x = self.drop(patch_embed(x))

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers import ACmix
-from ..ops import contiguous
+from ..ops import check_choice, check_entries, check_integer_entries, check_integers, contiguous
 from .pretrained import check_pretrained
-from .stages import check_stages
+from .stages import check_images, check_stages
 
 
 class Bottleneck(BaseModule):
@@ -146,13 +146,13 @@ class ACmixResNet(BaseModule):
         zero_init_residual: bool = True,
         init_cfg: dict | Sequence[dict] | None = None,
     ) -> None:
-        if depth not in self.arch_settings:
-            raise ValueError(f'depth must be one of {tuple(self.arch_settings)}, got {depth!r}')
-        if not 1 <= num_stages <= 4:
-            raise ValueError(f'num_stages must be 1 to 4, got {num_stages}')
-        for name, values in (('strides', strides), ('dilations', dilations), ('stage_with_acmix', stage_with_acmix)):
-            if not isinstance(values, Sequence) or len(values) < num_stages:
-                raise ValueError(f'{name} must have an entry for each of {num_stages} stages, got {values}')
+        check_choice(tuple(self.arch_settings), depth=depth)
+        check_choice((1, 2, 3, 4), num_stages=num_stages)
+        check_integers(in_channels=in_channels, base_channels=base_channels)
+        stem_channels = base_channels if stem_channels is None else stem_channels
+        check_integers(2 if deep_stem else 1, stem_channels=stem_channels)
+        check_integer_entries(num_stages, strides=strides, dilations=dilations)
+        check_entries(num_stages, stage_with_acmix=stage_with_acmix)
         check_stages(num_stages, out_indices, frozen_stages)
         super().__init__(
             init_cfg
@@ -161,8 +161,9 @@ class ACmixResNet(BaseModule):
                 dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
             ]
         )
+        self.in_channels = in_channels
         self.out_indices, self.frozen_stages, self.norm_eval = tuple(out_indices), frozen_stages, norm_eval
-        channels = stem_channels or base_channels
+        channels = stem_channels
         self._make_stem(in_channels, channels, deep_stem, norm_cfg)
         start_as_shortcut = dict(type='Constant', val=0, override=dict(name='norm3'))
         self.res_layers = []
@@ -211,7 +212,12 @@ class ACmixResNet(BaseModule):
         """Map images ``(B, in_channels, H, W)`` to one map ``(B, C, h, w)`` an entry of ``out_indices``.
 
         The maps have the images' memory format; in between all is channels_last, which ACmix works in.
+
+        Raises:
+            TypeError: ``x`` is not a tensor.
+            ValueError: It has another shape.
         """
+        check_images(x, self.in_channels)
         memory_format = torch.contiguous_format if x.is_contiguous() else torch.channels_last
         x = x.contiguous(memory_format=torch.channels_last)
         for name in self._stem:

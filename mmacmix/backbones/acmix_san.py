@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers import PatchwiseACmix
+from ..ops import check_choice, check_entries, check_integers, check_window
 from .pretrained import check_pretrained
-from .stages import check_stages
+from .stages import check_images, check_stages
 
 
 class SANBlock(BaseModule):
@@ -91,11 +92,12 @@ class ACmixSAN(BaseModule):
         with_cp: bool = False,
         init_cfg: dict | Sequence[dict] | None = None,
     ) -> None:
-        if depth not in self.arch_settings:
-            raise ValueError(f'depth must be one of {tuple(self.arch_settings)}, got {depth!r}')
+        check_choice(tuple(self.arch_settings), depth=depth)
         blocks = self.arch_settings[depth]
-        if len(kernel_sizes) != len(blocks):
-            raise ValueError(f'kernel_sizes must have an entry for each of {len(blocks)} stages, got {kernel_sizes}')
+        check_integers(in_channels=in_channels, base_channels=base_channels)
+        check_entries(len(blocks), kernel_sizes=kernel_sizes)
+        for side in kernel_sizes:
+            check_window(side, name='kernel_sizes')
         check_stages(len(blocks), out_indices, frozen_stages)
         super().__init__(
             init_cfg
@@ -104,11 +106,12 @@ class ACmixSAN(BaseModule):
                 dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
             ]
         )
+        self.in_channels = in_channels
         self.out_indices, self.frozen_stages, self.norm_eval = tuple(out_indices), frozen_stages, norm_eval
         channels = base_channels
         self.stem = self._embed(in_channels, channels, norm_cfg)
         self.stages = ModuleList()
-        for number, kernel_size, factor in zip(blocks, kernel_sizes, (1, 4, 8, 16, 32), strict=True):
+        for number, kernel_size, factor in zip(blocks, kernel_sizes, (1, 4, 8, 16, 32), strict=False):
             width = base_channels * factor
             self.stages.append(
                 Sequential(
@@ -129,7 +132,13 @@ class ACmixSAN(BaseModule):
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map images ``(B, in_channels, H, W)`` to one map ``(B, C, h, w)`` an entry of ``out_indices``."""
+        """Map images ``(B, in_channels, H, W)`` to one map ``(B, C, h, w)`` an entry of ``out_indices``.
+
+        Raises:
+            TypeError: ``x`` is not a tensor.
+            ValueError: It has another shape.
+        """
+        check_images(x, self.in_channels)
         x = self.stem(x)
         outs = []
         for index, stage in enumerate(self.stages):

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from ..layers import WindowACmix
 from ..layers.window_acmix import missing
+from ..ops import check_integer_entries, check_integers, check_probabilities, is_integer, is_number
 from .pretrained import check_convert_weights, check_pretrained, load_converted, pretrained_state_dict
-from .stages import check_stages
+from .stages import check_images, check_stages
 from .transformer import TransformerBlock
 
 
@@ -140,18 +141,24 @@ class ACmixSwinTransformer(BaseModule):
         stages = len(depths)
         check_stages(stages, out_indices, frozen_stages)
         check_convert_weights(convert_weights, init_cfg)
-        if patch_size < 1 or not 0 <= drop_path_rate < 1:
+        check_integers(in_channels=in_channels, patch_size=patch_size, window_size=window_size)
+        check_probabilities(drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate)
+        if not is_number(mlp_ratio) or mlp_ratio * channels < 1:
+            raise ValueError(f'mlp_ratio must be a number that leaves channels, got {mlp_ratio!r}')
+        size = (pretrain_img_size,) * 2 if is_integer(pretrain_img_size) else pretrain_img_size
+        if not isinstance(size, Sequence) or len(size) != 2 or not all(map(is_integer, size)) or min(size) < patch_size:
             raise ValueError(
-                f'patch_size must be 1 or more and drop_path_rate 0 to 1, got {patch_size} and {drop_path_rate}'
+                f'pretrain_img_size must be one integer or two, none less than patch_size {patch_size}, '
+                f'got {pretrain_img_size!r}'
             )
         super().__init__(init_cfg or dict(type='TruncNormal', layer='Linear', std=0.02))
         self.convert_weights = convert_weights and init_cfg is not None
+        self.in_channels = in_channels
         self.out_indices, self.frozen_stages = tuple(out_indices), frozen_stages
         patch_norm_cfg = norm_cfg if patch_norm else None
         self.patch_embed = PatchEmbed(in_channels, channels, patch_size, patch_norm_cfg)
         self.absolute_pos_embed = None
         if use_abs_pos_embed:
-            size = (pretrain_img_size,) * 2 if isinstance(pretrain_img_size, int) else pretrain_img_size
             embedding = torch.empty(1, channels, *(side // patch_size for side in size))
             self.absolute_pos_embed = nn.Parameter(trunc_normal_(embedding, std=0.02))
         self.drop = nn.Dropout(drop_rate)
@@ -197,9 +204,11 @@ class ACmixSwinTransformer(BaseModule):
                 raise ValueError(f'arch must be one of {tuple(self.arch_settings)} or a dict, got {arch!r}')
             arch = self.arch_settings[arch]
         names = ('embed_dims', 'depths', 'num_heads')
-        if set(arch) != set(names):
-            raise ValueError(f'arch must have the keys {names}, got {tuple(arch)}')
+        if not isinstance(arch, dict) or set(arch) != set(names):
+            raise ValueError(f'arch must be a name or a dict of {", ".join(names)}, got {arch!r}')
         channels, depths, heads = (arch[name] for name in names)
+        check_integers(**{'embed_dims of arch': channels})
+        check_integer_entries(1, **{'depths of arch': depths, 'num_heads of arch': heads})
         if len(depths) != len(heads):
             raise ValueError(f'arch must have as many num_heads as depths, got {heads} and {depths}')
         return channels, depths, heads
@@ -208,7 +217,12 @@ class ACmixSwinTransformer(BaseModule):
         """Map images ``(B, in_channels, H, W)`` to one map ``(B, C, h, w)`` an entry of ``out_indices``.
 
         Stage s has ``C = embed_dims * 2**s`` channels and steps of ``patch_size * 2**s`` pixels.
+
+        Raises:
+            TypeError: ``x`` is not a tensor.
+            ValueError: It has another shape.
         """
+        check_images(x, self.in_channels)
         x = self.patch_embed(x)
         if self.absolute_pos_embed is not None:
             embedding = self.absolute_pos_embed

@@ -7,7 +7,17 @@ import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from ..ops import BACKENDS, check_window, contiguous, neighborhood_attention, reflect, window_positions
+from ..ops import (
+    BACKENDS,
+    check_choice,
+    check_integers,
+    check_multiple,
+    check_window,
+    contiguous,
+    neighborhood_attention,
+    reflect,
+    window_positions,
+)
 from .shift_conv import ShiftConv
 from .two_paths import MultiplyAdds, TwoPaths
 
@@ -77,17 +87,13 @@ class ACmix(TwoPaths):
         if padding is not None and _square('padding', padding) != same:
             raise ValueError(
                 f'ACmix keeps the size of its input: with kernel_size {kernel_size} and dilation {dilation} '
-                f'padding must be {same}, got {padding}'
+                f'padding must be {same}, got {padding!r}'
             )
         if groups != 1:
-            raise ValueError(f'ACmix has no groups: groups must be 1, got {groups}')
-        for name, number in (('in_channels', in_channels), ('out_channels', out_channels), ('num_heads', num_heads)):
-            if not isinstance(number, int) or number < 1:
-                raise ValueError(f'{name} must be a positive integer, got {number!r}')
-        if out_channels % num_heads:
-            raise ValueError(f'out_channels must be a multiple of num_heads, got {out_channels} and {num_heads}')
-        if backend not in ('auto', *BACKENDS):
-            raise ValueError(f"backend must be 'auto' or one of {BACKENDS}, got {backend!r}")
+            raise ValueError(f'ACmix has no groups: groups must be 1, got {groups!r}')
+        check_integers(in_channels=in_channels, out_channels=out_channels, num_heads=num_heads)
+        check_multiple('num_heads', num_heads, out_channels=out_channels)
+        check_choice(('auto', *BACKENDS), backend=backend)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride, self.dilation = (kernel_size,) * 2, (stride,) * 2, (dilation,) * 2
         self.padding = (same, same)
@@ -205,6 +211,6 @@ def _square(name: str, value: int | Sequence[int]) -> int:
     """The one number of an int or of a pair of equal ints."""
     if not isinstance(value, Sequence):
         return value
-    if len(value) != 2 or value[0] != value[1]:
-        raise ValueError(f'ACmix is square: {name} must be one number or two equal ones, got {value}')
+    if isinstance(value, str) or len(value) != 2 or value[0] != value[1]:
+        raise ValueError(f'ACmix is square: {name} must be one number or two equal ones, got {value!r}')
     return value[0]

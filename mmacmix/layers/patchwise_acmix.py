@@ -6,7 +6,7 @@ import torch
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
-from ..ops import aggregate, check_window, windows
+from ..ops import aggregate, check_integers, check_multiple, check_window, windows
 from .shift_conv import ShiftConv
 from .two_paths import MultiplyAdds, TwoPaths
 
@@ -51,9 +51,9 @@ class PatchwiseACmix(TwoPaths):
     ) -> None:
         super().__init__(rates, learn_rates)
         check_window(attention_kernel_size, name='attention_kernel_size')
-        for name, number in (('num_heads', num_heads), ('share', share)):
-            if channels % number:
-                raise ValueError(f'channels must be a multiple of {name}, got {channels} and {number}')
+        check_integers(in_channels=in_channels, channels=channels, num_heads=num_heads, share=share)
+        check_multiple('num_heads', num_heads, channels=channels)
+        check_multiple('share', share, channels=channels)
         self.attention_kernel_size = attention_kernel_size
         head_dim, groups, places = channels // num_heads, channels // share, attention_kernel_size**2
         self.query = nn.Conv2d(in_channels, head_dim, 1)

@@ -4,7 +4,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import dense_shift_conv, feature_projection, merged_kernels, mix, shift_conv, shift_kernels
+from ..ops import (
+    check_choice,
+    dense_shift_conv,
+    feature_projection,
+    merged_kernels,
+    mix,
+    shift_conv,
+    shift_kernels,
+)
 
 #: How many multiply-adds of a plain convolution take as long as one of a group convolution with so few channels.
 GROUPED = 8
@@ -46,8 +54,7 @@ class ShiftConv(nn.Module):
         form: str = 'group',
     ) -> None:
         super().__init__()
-        if form not in ('group', 'depthwise', 'frozen'):
-            raise ValueError(f"shift_form must be 'group', 'depthwise' or 'frozen', got {form!r}")
+        check_choice(('group', 'depthwise', 'frozen'), shift_form=form)
         self.sharing_heads = 1 if form == 'group' else num_heads
         self.num_heads, self.stride, self.dilation = num_heads, stride, dilation
         inputs = inputs or 3 * num_heads

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
+from ..ops import check_integers, check_multiple, check_probabilities
 from .shift_conv import ShiftConv
 from .two_paths import MultiplyAdds, TwoPaths
 
@@ -53,10 +54,9 @@ class SpatialReductionACmix(TwoPaths):
         shift_form: str = 'group',
     ) -> None:
         super().__init__(rates, learn_rates)
-        if channels % num_heads:
-            raise ValueError(f'channels must be a multiple of num_heads, got {channels} and {num_heads}')
-        if reduction < 1:
-            raise ValueError(f'reduction must be 1 or more, got {reduction}')
+        check_integers(channels=channels, num_heads=num_heads, reduction=reduction)
+        check_multiple('num_heads', num_heads, channels=channels)
+        check_probabilities(attn_drop_rate=attn_drop_rate, drop_rate=drop_rate)
         self.num_heads, self.reduction, self.attn_drop_rate = num_heads, reduction, attn_drop_rate
         self.query = nn.Linear(channels, channels, bias=qkv_bias)
         self.key_value = nn.Linear(channels, 2 * channels, bias=qkv_bias)

@@ -8,7 +8,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..ops import is_exporting
+from ..ops import is_exporting, is_number
 
 
 class MultiplyAdds(NamedTuple):
@@ -42,8 +42,8 @@ class TwoPaths(BaseModule):
         self, rates: Sequence[float] = (0.5, 0.5), learn_rates: bool = True, init_cfg: dict | None = None
     ) -> None:
         super().__init__(init_cfg)
-        if not isinstance(rates, Sequence) or len(rates) != 2:
-            raise ValueError(f'rates must be two, those of attention and convolution, got {rates!r}')
+        if not isinstance(rates, Sequence) or len(rates) != 2 or not all(map(is_number, rates)):
+            raise ValueError(f'rates must be two numbers, those of attention and convolution, got {rates!r}')
         if not (learn_rates or any(rates)):
             raise ValueError(f'rates that are fixed must not both be 0, got {rates}')
         self.learn_rates = learn_rates

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import is_exporting
+from ..ops import check_integers, check_multiple, check_probabilities, is_exporting, is_number
 from .shift_conv import ShiftConv
 from .two_paths import MultiplyAdds, TwoPaths
 
@@ -62,13 +62,14 @@ class WindowACmix(TwoPaths):
         shift_form: str = 'group',
     ) -> None:
         super().__init__(rates, learn_rates)
-        for name, number in (('window_size', window_size), ('num_heads', num_heads), ('channels', channels)):
-            if not isinstance(number, int) or number < 1:
-                raise ValueError(f'{name} must be a positive integer, got {number!r}')
-        if channels % num_heads:
-            raise ValueError(f'channels must be a multiple of num_heads, got {channels} and {num_heads}')
-        if not 0 <= shift < window_size:
+        check_integers(channels=channels, num_heads=num_heads, window_size=window_size)
+        check_integers(0, shift=shift)
+        check_multiple('num_heads', num_heads, channels=channels)
+        if shift >= window_size:
             raise ValueError(f'shift must be 0 to window_size - 1, got {shift} and window_size {window_size}')
+        if qk_scale is not None and not is_number(qk_scale):
+            raise ValueError(f'qk_scale must be a number or None, got {qk_scale!r}')
+        check_probabilities(attn_drop_rate=attn_drop_rate, drop_rate=drop_rate)
         self.num_heads, self.window_size, self.shift = num_heads, window_size, shift
         self.scale, self.attn_drop_rate, self.conv_on_rolled = qk_scale, attn_drop_rate, conv_on_rolled
         self.shift_single_window = False

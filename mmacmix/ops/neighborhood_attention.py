@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from . import blocked, reference
+from .arguments import check_window
 
 #: The one that 'auto' stands for first. The Triton kernels have only run in Triton's interpreter so far, so on a GPU
 #: they are not 'auto' yet.
@@ -59,7 +60,7 @@ def neighborhood_attention(
 
     Raises:
         ValueError: The shapes do not fit together, a size is out of range, or there is no such backend.
-        TypeError: The three tensors differ in dtype or are not floating-point.
+        TypeError: The three tensors differ in dtype, or are not floating-point or no tensors.
     """
     _check(query, key, value, kernel_size, stride, dilation)
     names = available_backends(query.device)
@@ -81,6 +82,9 @@ def neighborhood_attention(
 
 def _check(query: Tensor, key: Tensor, value: Tensor, kernel_size: int, stride: int, dilation: int) -> None:
     check_window(kernel_size, stride, dilation)
+    if not all(isinstance(each, Tensor) for each in (query, key, value)):
+        kinds = (type(each).__name__ for each in (query, key, value))
+        raise TypeError('query, key and value must be tensors, got {}, {} and {}'.format(*kinds))
     if not (query.dtype == key.dtype == value.dtype and query.is_floating_point()):
         raise TypeError(
             'query, key and value must share one floating-point dtype, got '
@@ -97,12 +101,3 @@ def _check(query: Tensor, key: Tensor, value: Tensor, kernel_size: int, stride: 
             f'with stride {stride} and a key of shape {tuple(key.shape)}, value must have the same shape '
             f'and query {wanted}, got {tuple(value.shape)} and {tuple(query.shape)}'
         )
-
-
-def check_window(kernel_size: int, stride: int = 1, dilation: int = 1, name: str = 'kernel_size') -> None:
-    """Raise ``ValueError`` unless all are positive integers and the window, argument ``name``, is odd."""
-    for argument, number in ((name, kernel_size), ('stride', stride), ('dilation', dilation)):
-        if not isinstance(number, int) or number < 1:
-            raise ValueError(f'{argument} must be a positive integer, got {number!r}')
-    if kernel_size % 2 == 0:
-        raise ValueError(f'{name} must be odd, so that a window has a centre, got {kernel_size}')

@@ -115,7 +115,7 @@ def test_is_registered_under_its_name():
     'arguments, message',
     [
         (dict(arch='huge'), "arch must be one of .*'tiny', 'small', 'medium', 'large'.* got 'huge'"),
-        (dict(arch=dict(embed_dims=(8,))), r"arch must have depths, .* got \('embed_dims',\)"),
+        (dict(arch=dict(embed_dims=(8,))), r"arch must be .* dict of depths, .* got {'embed_dims': \(8,\)}"),
         (dict(arch=dict(depths=(1, 1), num_heads=(1,))), 'an entry for each of 2 stages'),
         (dict(out_indices=(0, 3)), r'out_indices must name stages 0 to 2, got \(0, 3\)'),
         (dict(patch_sizes=(4, 2)), r'patch_sizes must have an entry for each of 3 stages, got \(4, 2\)'),

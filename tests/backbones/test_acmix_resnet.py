@@ -200,7 +200,7 @@ def test_acmix_inside_the_hosts_own_resnet(host):
         (dict(out_indices=3), 'out_indices must name stages 0 to 3, got 3'),
         (dict(stage_with_acmix=True), 'stage_with_acmix must have an entry for each of 4 stages, got True'),
         (dict(depth=34), r'depth must be one of \(26, 38, 50, 101\), got 34'),
-        (dict(num_stages=5), 'num_stages must be 1 to 4, got 5'),
+        (dict(num_stages=5), 'num_stages must be one of .1, 2, 3, 4., got 5'),
         (dict(out_indices=(0, 4)), r'out_indices must name stages 0 to 3, got \(0, 4\)'),
         (dict(out_indices=()), 'out_indices must name stages'),
         (dict(strides=(1, 2)), r'strides must have an entry for each of 4 stages, got \(1, 2\)'),
