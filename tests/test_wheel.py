@@ -91,7 +91,7 @@ def test_the_source_archive_holds_what_the_wheel_is_built_from_and_builds_the_sa
     (unpacked,) = tmp_path.iterdir()
     written = {name for name in files_of(unpacked, '.') if name.startswith('mmacmix.egg-info/')}
     assert files_of(unpacked, '.') - written == files | {
-        *('setup.py', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'README.md'),
+        *('setup.py', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'README.md', 'CHANGELOG.md'),
         *('setup.cfg', 'PKG-INFO'),  # written
     }
     (tmp_path / 'again').mkdir()
