@@ -5,6 +5,7 @@
 # make docs     set up if needed; build the documentation into build/site
 # make lint     set up if needed; check style and formatting
 # make setup    set up only
+# make lock     fit the locked versions to the requirements; make lock UPGRADE=1 takes the newest of all that are free
 #
 # LANE=onedl uses the maintained forks of the OpenMMLab packages, in an environment of their own.
 # PYTHON=/path/to/python3 builds on that interpreter and uses the torch it has.
@@ -16,7 +17,7 @@ RUN := export PATH="$(BIN):$$PATH"
 CONFIG := configs/shapes/mask-rcnn_acmix-r26_shapes.py
 SHAPES := data/shapes
 WORK_DIR ?= work_dirs/shapes
-.PHONY: setup train test test-all notebook docs lint
+.PHONY: setup train test test-all notebook docs lint lock
 
 setup:
 	@command -v $(or $(PYTHON),python3) > /dev/null || { echo "set-up: mmacmix needs Python 3.10, 3.11 or 3.12, and there is no $(or $(PYTHON),python3) on the PATH." >&2; exit 1; }
@@ -54,3 +55,15 @@ docs: setup
 lint: setup
 	@$(RUN); ruff check .
 	@$(RUN); ruff format --check .
+
+# In an environment of its own, as requirements that contradict the locks can't be set up.
+lock:
+	@$(or $(PYTHON),python3) -m venv build/uv
+	@build/uv/bin/pip install --quiet uv==0.13.9
+	@for lane in openmmlab onedl; do \
+	    build/uv/bin/uv pip compile --quiet --project requirements --universal --python-version 3.10 \
+	        --custom-compile-command 'make lock' --annotation-style line $(if $(UPGRADE),--upgrade) \
+	        --output-file requirements/lock-$$lane.txt \
+	        requirements/build.txt requirements/torch.txt requirements/torchvision.txt requirements/triton.txt \
+	        requirements/dev.txt requirements/$$lane.txt || exit 1; \
+	done

@@ -5,7 +5,7 @@
 
 The environment is `.venv` (lane onedl: `.venv-onedl`) at the top of the checkout. A second run finds
 nothing to do. Only the standard library is used, in a syntax that old interpreters can still read,
-so that each of them can say what is wrong.
+so that each of them can say what is wrong. Every package gets the version that the lane's lock names.
 
 A torch that the chosen interpreter can already import (a GPU build, say) is used as it is: the new
 environment sees the packages of the interpreter's own environment behind its own, and leaves those
@@ -29,6 +29,9 @@ PYTHON_VERSIONS = ('3.12', '3.11', '3.10')
 LANES = ('openmmlab', 'onedl')
 OLDEST_TORCH = (2, 6)
 STEPS = 5
+# The lock doesn't decide on these, which the set-up asks for by exact version: a torch that is there stays and brings
+# its own triton, and torch may ask for a setuptools that mmcv can't be built with.
+UNCONSTRAINED = ('setuptools', 'torch', 'triton')
 BASE_FILE = '.base'  # in an environment: the interpreter that it was built on
 NETWORK_ERRORS = (
     'NewConnectionError',
@@ -104,6 +107,11 @@ def pins(name):
         return [line.strip() for line in lines if line.strip() and not line.startswith('#')]
 
 
+def name_of(requirement):
+    """Name of the package of a requirement, in the spelling of the locks."""
+    return re.sub('[-_.]+', '-', re.match(r'[\w.-]+', requirement).group()).lower()
+
+
 class Installer:
     """Fills one environment, step by step; every step may be run again."""
 
@@ -114,6 +122,7 @@ class Installer:
         self.log = os.path.join(self.venv, 'install.log')
         self.ready = os.path.join(self.venv, '.ready')
         self.base = os.path.join(self.venv, BASE_FILE)
+        self.constraints = os.path.join(self.venv, 'constraints.txt')
         if not named and os.path.exists(self.base):
             with open(self.base) as file:
                 self.base_python = file.read()
@@ -153,7 +162,7 @@ class Installer:
     def fingerprint(self):
         """Changes when anything that decides what is installed changes."""
         digest = hashlib.sha256((ROOT + self.lane).encode())
-        for name in ('build', 'torch', 'triton', 'dev', self.lane):
+        for name in ('build', 'torch', 'torchvision', 'triton', 'dev', self.lane, 'lock-' + self.lane):
             digest.update('\n'.join(pins(name)).encode())
         with open(os.path.join(ROOT, 'setup.py'), 'rb') as source:
             digest.update(source.read())
@@ -224,11 +233,22 @@ class Installer:
                 '{} has torch {}, and reading checkpoints safely needs {}.{} or newer: upgrade it, or name another '
                 'Python with PYTHON=/path/to/python3.'.format(self.base_python, version, *OLDEST_TORCH)
             )
+        self.write_constraints(version)
         if version:
             self.begin('torch {} is already there and stays'.format(version))
             print()
         else:
             self.install(pins('torch')[0], pins('torch'))
+
+    def write_constraints(self, torch):
+        """The lane's lock for pip. A torch of another version than the lock's keeps the packages that it requires."""
+        unconstrained = set(UNCONSTRAINED)
+        if torch and 'torch==' + torch.split('+')[0] not in pins('torch'):
+            show = 'from importlib.metadata import requires; print(*requires("torch"), sep="\\n")'
+            required = output_or_none([self.python, '-c', show]) or ''
+            unconstrained.update(['torchvision'], [name_of(line) for line in required.splitlines()])
+        with open(self.constraints, 'w') as file:
+            file.writelines(pin + '\n' for pin in pins('lock-' + self.lane) if name_of(pin) not in unconstrained)
 
     def build_mmcv(self, mmcv):
         _package, version = mmcv.split('==')
@@ -242,7 +262,7 @@ class Installer:
                 environment.setdefault('MAX_JOBS', str(os.cpu_count() or 1))
                 flags = self.precompile_torch_headers(folder)
                 # mmcv's own requirements are installed with the host libraries: building needs none of them.
-                command = [self.python, '-m', 'pip', 'install', '--no-build-isolation', mmcv]
+                command = self.pip_install('--no-build-isolation', mmcv)
                 environment.update(CFLAGS=flags, CXXFLAGS=flags)
                 if self.call(command, environment) and '-include' in flags:
                     self.say('      the build with precompiled headers failed; building without them')
@@ -319,8 +339,11 @@ class Installer:
         self.end(started)
 
     def pip(self, arguments):
-        if self.call([self.python, '-m', 'pip', 'install', '--retries', '2', *arguments]):
+        if self.call(self.pip_install('--retries', '2', *arguments)):
             raise self.failure('pip')
+
+    def pip_install(self, *arguments):
+        return [self.python, '-m', 'pip', 'install', '--constraint', self.constraints, *arguments]
 
     def call(self, command, environment=None):
         """Run a command with its output in the log; its exit status."""

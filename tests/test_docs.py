@@ -20,12 +20,14 @@ from mmacmix.backbones import acmix_resnet
 from mmacmix.checkpoints import SOURCES
 from mmacmix.datasets import write_shapes
 from mmacmix.layers import ACmix
+from mmacmix.version import __version__
 from tests.tooling import load
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / 'docs'
 TUTORIAL = ROOT / 'demo' / 'mmacmix_tutorial.ipynb'  # run by `make notebook`
 PAGES = [ROOT / 'README.md', *sorted(DOCS.glob('*.md'))]
+POLICIES = [ROOT / name for name in ('CHANGELOG.md', 'CONTRIBUTING.md', 'SECURITY.md')]
 SNIPPETS = [
     (page.stem, snippet)
     for page in PAGES
@@ -148,7 +150,7 @@ def test_the_sources_of_weights_are_all_there():
     assert set(re.findall(r'^\| `([\w-]+)` \|', table, re.MULTILINE)) == set(SOURCES)
 
 
-@pytest.mark.parametrize('page', [*PAGES, TUTORIAL], ids=lambda page: page.stem)
+@pytest.mark.parametrize('page', [*PAGES, *POLICIES, TUTORIAL], ids=lambda page: page.stem)
 def test_files_it_names_are_there(page):
     text = page.read_text()
     for name in re.findall(r'\b(?:configs|tools|docs|tests)/[\w/.{},-]+\.(?:py|sh|md)\b', text):
@@ -178,6 +180,13 @@ def test_every_tool_and_folder_of_configs_has_a_page():
     tools = [path.name for path in (ROOT / 'tools').iterdir() if path.suffix in ('.py', '.sh')]
     assert [name for name in folders if f'configs/{name}' not in text] == []
     assert [name for name in tools if f'tools/{name}' not in text] == []
+
+
+def test_the_version_is_semantic_and_heads_the_changelog():
+    assert re.fullmatch(r'(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}', __version__)
+    first, *others = re.findall(r'^## (.*)$', (ROOT / 'CHANGELOG.md').read_text(), re.MULTILINE)
+    assert re.fullmatch(rf'{re.escape(__version__)} - (Unreleased|\d{{4}}-\d\d-\d\d)', first)
+    assert all(re.fullmatch(r'\d+\.\d+\.\d+ - \d{4}-\d\d-\d\d', section) for section in others)
 
 
 def test_examples_in_docstrings_run():

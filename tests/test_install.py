@@ -109,17 +109,62 @@ def test_an_active_environment_of_one_lane_is_not_the_base_of_the_other(checkout
     assert (checkout / '.venv-onedl' / '.base').read_text() == BASE
 
 
-@pytest.mark.parametrize('change', [None, 'pin', 'interpreter'])
-def test_a_finished_set_up_does_nothing_until_a_pin_or_the_interpreter_changes(checkout, change):
+def installer(checkout):
     spec = importlib.util.spec_from_file_location('install', checkout / 'requirements' / 'install.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module.Installer('openmmlab', BASE, named=False)
+
+
+@pytest.mark.parametrize('version', ['', 'locked+cu130', '2.6.0+cu124'])
+def test_a_torch_of_another_version_keeps_what_it_requires(checkout, version):
+    set_up = installer(checkout)
+    locked = (checkout / 'requirements' / 'torch.txt').read_text().strip().removeprefix('torch==')
+    version = version.replace('locked', locked)
+    subprocess.run([BASE, '-m', 'venv', '--without-pip', checkout / '.venv'], check=True)
+    if version:
+        (site,) = (checkout / '.venv' / 'lib').glob('python*/site-packages')
+        (site / 'torch').mkdir()
+        (site / 'torch' / '__init__.py').write_text(f'__version__ = "{version}"')
+        metadata = site / f'torch-{version}.dist-info' / 'METADATA'
+        metadata.parent.mkdir()
+        metadata.write_text(
+            f'Metadata-Version: 2.1\nName: torch\nVersion: {version}\n'
+            'Requires-Dist: sympy==1.13.1\nRequires-Dist: typing_extensions>=4.8\n'
+        )
+    set_up.pip = lambda arguments: None
+    set_up.install_torch()
+    lock, constraints = (
+        [line.partition('==')[0] for line in path.read_text().splitlines() if '==' in line]
+        for path in (checkout / 'requirements' / 'lock-openmmlab.txt', checkout / '.venv' / 'constraints.txt')
+    )
+    left = {'setuptools', 'torch', 'triton'}
+    if version == '2.6.0+cu124':
+        left |= {'sympy', 'torchvision', 'typing-extensions'}
+    assert set(lock) - set(constraints) == left and set(constraints) <= set(lock)
+
+
+def test_every_call_of_pip_is_constrained(checkout):
+    set_up = installer(checkout)
+    calls = []
+    set_up.call = lambda command, environment=None: calls.append(command) or 0
+    set_up.create_environment = lambda: os.mkdir(set_up.venv)
+    set_up.run()
+    pip = [command for command in calls if 'pip' in command]
+    assert len(pip) >= 5 and all(set_up.constraints in command for command in pip)
+
+
+@pytest.mark.parametrize('change', [None, 'pin', 'lock', 'interpreter'])
+def test_a_finished_set_up_does_nothing_until_a_pin_or_the_interpreter_changes(checkout, change):
     (checkout / '.venv' / 'bin').mkdir(parents=True)
     (checkout / '.venv' / 'bin' / 'python').symlink_to(sys.executable)
-    (checkout / '.venv' / '.ready').write_text(module.Installer('openmmlab', BASE, named=False).fingerprint())
+    (checkout / '.venv' / '.ready').write_text(installer(checkout).fingerprint())
     (checkout / '.venv' / '.base').write_text(BASE)
     if change == 'pin':
         (checkout / 'requirements' / 'torch.txt').write_text('torch==2.14.0')
+    elif change == 'lock':
+        lock = checkout / 'requirements' / 'lock-openmmlab.txt'
+        lock.write_text(lock.read_text().replace('matplotlib==', 'matplotlib==9'))
     # Where there is work to do, the missing compiler stops it before it starts.
     named = ['--python', sys.executable if change == 'interpreter' else BASE]
     done = install(checkout, *named, CXX='no-such-compiler')

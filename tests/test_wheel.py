@@ -1,35 +1,54 @@
-"""The package as a wheel, in an environment that has the host libraries and no checkout."""
+"""The package as a wheel, in an environment that has the host libraries and no checkout; and what is packed."""
 
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
+PIP = [sys.executable, '-m', 'pip', '--disable-pip-version-check']
 
 
 @pytest.fixture(scope='module')
-def python(tmp_path_factory):
+def source(tmp_path_factory):
+    """A copy of the checkout, which building may write to. Tools and configs were run in it."""
+    folder = tmp_path_factory.mktemp('checkout') / 'mmacmix'
+    ignored = shutil.ignore_patterns('.*', '__pycache__', 'data', 'work_dirs', 'build', 'dist', '*.egg-info')
+    shutil.copytree(ROOT, folder, ignore=ignored)
+    for name in ('configs', 'tools', 'mmacmix'):
+        (folder / name / '__pycache__').mkdir()
+        (folder / name / '__pycache__' / 'x.cpython-311.pyc').touch()
+    return folder
+
+
+@pytest.fixture(scope='module')
+def wheel(source, tmp_path_factory):
+    return built_wheel(source, tmp_path_factory.mktemp('wheel'))
+
+
+def built_wheel(source, folder):
+    run(*PIP, 'wheel', '--no-deps', '--no-build-isolation', '--no-index', '-w', folder, source)
+    (wheel,) = folder.glob('*.whl')
+    return wheel
+
+
+@pytest.fixture(scope='module')
+def python(wheel, tmp_path_factory):
     """Interpreter of that environment."""
-    folder = tmp_path_factory.mktemp('wheel')
-    shutil.copytree(
-        ROOT, folder / 'source', ignore=shutil.ignore_patterns('.*', 'data', 'work_dirs', 'build', '*.egg-info')
-    )
-    pip = [sys.executable, '-m', 'pip', '--disable-pip-version-check']
-    run(*pip, 'wheel', '--no-deps', '--no-build-isolation', '--no-index', '-w', folder, folder / 'source')
-    run(sys.executable, '-m', 'venv', '--without-pip', folder / 'env')
-    python = folder / 'env' / 'bin' / 'python'
+    folder = tmp_path_factory.mktemp('environment')
+    run(sys.executable, '-m', 'venv', '--without-pip', folder)
+    python = folder / 'bin' / 'python'
     site = Path(run(python, '-c', 'import sysconfig; print(sysconfig.get_paths()["purelib"])').strip())
     # A link file's folders are searched, but the link files in them, such as the editable install's, are not read.
     libraries = [path for path in sys.path if Path(path).name in ('site-packages', 'dist-packages')]
     (site / 'libraries.pth').write_text('\n'.join([sysconfig.get_paths()['purelib'], *libraries, '']))
-    (wheel,) = folder.glob('*.whl')
-    run(*pip, '--python', python, 'install', '--no-deps', '--no-index', wheel)
+    run(*PIP, '--python', python, 'install', '--no-deps', '--no-index', wheel)
     return python
 
 
@@ -40,6 +59,43 @@ def run(*command, **options):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def files_of(source, *parts):
+    found = [path for part in parts for path in [source / part, *(source / part).rglob('*')]]
+    return {str(path.relative_to(source)) for path in found if path.is_file() and path.suffix != '.pyc'}
+
+
+def packed(wheel):
+    """``{name: (checksum, mode)}`` of a wheel's files."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {info.filename: (info.CRC, info.external_attr >> 16) for info in archive.infolist()}
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(source, wheel):
+    recipes = files_of(source, 'configs', 'tools', 'model-index.yml')
+    expected = files_of(source, 'mmacmix') | {f'mmacmix/.mim/{name}' for name in recipes}
+    metadata = {name for name in packed(wheel) if name.startswith('mmacmix-')}
+    assert set(packed(wheel)) - metadata == expected
+    # The licence is in a folder of its own, or not, by the version of setuptools.
+    kinds = sorted(Path(name).name for name in metadata if '.dist-info/' in name)
+    assert len(metadata) == 5 and kinds == ['LICENSE', 'METADATA', 'RECORD', 'WHEEL', 'top_level.txt']
+
+
+def test_the_source_archive_holds_what_the_wheel_is_built_from_and_builds_the_same(source, wheel, tmp_path):
+    files = files_of(source, 'mmacmix', 'configs', 'tools', 'requirements', 'model-index.yml')
+    build = 'from setuptools import build_meta; build_meta.build_sdist("dist")'
+    run(sys.executable, '-c', build, cwd=source)
+    (archive,) = (source / 'dist').glob('*.tar.gz')
+    shutil.unpack_archive(archive, tmp_path)
+    (unpacked,) = tmp_path.iterdir()
+    written = {name for name in files_of(unpacked, '.') if name.startswith('mmacmix.egg-info/')}
+    assert files_of(unpacked, '.') - written == files | {
+        *('setup.py', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'README.md', 'CHANGELOG.md'),
+        *('setup.cfg', 'PKG-INFO'),  # written
+    }
+    (tmp_path / 'again').mkdir()
+    assert packed(built_wheel(unpacked, tmp_path / 'again')) == packed(wheel)
 
 
 def mim_of(python):
