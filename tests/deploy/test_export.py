@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from mmacmix.deploy.export import Exportable, Exported, _AdaptiveAvgPool2d
+from mmacmix.environment import load_checkpoint
 from mmacmix.running import UserError, build_model
 from tests.tooling import complaint, load
 
@@ -16,7 +17,7 @@ def model(trained):
 
     host, config, checkpoint, _ = trained
     network = build_model(Config.fromfile(config))
-    network.load_state_dict(torch.load(checkpoint)['state_dict'])
+    network.load_state_dict(load_checkpoint(checkpoint)['state_dict'])
     network.eval()
     return host, network
 
