@@ -8,9 +8,9 @@ allow_training_state()
 
 from mmengine.config.utils import MODULE2PACKAGE  # noqa: E402
 
-from . import backbones, checkpoints, datasets, layers, ops, reporting  # noqa: E402
+from . import backbones, checkpoints, datasets, layers, ops, reporting, training  # noqa: E402
 
 # The packages whose configs can be bases (`mmacmix::...`) and whose models the inferencers list.
 MODULE2PACKAGE['mmacmix'] = 'mmacmix'
 
-__all__ = ['__version__', 'backbones', 'checkpoints', 'datasets', 'layers', 'ops', 'reporting']
+__all__ = ['__version__', 'backbones', 'checkpoints', 'datasets', 'layers', 'ops', 'reporting', 'training']

@@ -21,6 +21,7 @@ from mmengine.utils import import_modules_from_strings
 from .backbones.pretrained import WeightsError
 from .environment import allow_only_data_in_checkpoints, load_checkpoint, state_dict_of
 from .reporting import PathWeightsHook, ResultsHook
+from .training import RandomStateHook, latest_checkpoint
 
 # How to get a data set, by the folder that the configs of this package look for it in.
 _SOURCES = {
@@ -167,6 +168,24 @@ def build_model(cfg: Config) -> torch.nn.Module:
         raise UserError(f'{cfg.filename} cannot be built: {_first_line(error)}') from error
 
 
+def resume(cfg: Config) -> None:
+    """Let a training go on from ``load_from``, or else from the latest checkpoint of its work directory, if any.
+
+    With the seed that it had, unless the config sets one: data sets are shuffled from it.
+    """
+    cfg.load_from = cfg.get('load_from') or latest_checkpoint(cfg.work_dir)
+    cfg.resume = cfg.load_from is not None
+    if not cfg.resume or '://' in cfg.load_from:
+        return
+    try:
+        saved = load_checkpoint(cfg.load_from)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    randomness = cfg.get('randomness') or {}
+    if isinstance(saved, dict) and randomness.get('seed') is None:
+        cfg.randomness = dict(randomness, seed=saved.get('meta', {}).get('seed'))
+
+
 def build_runner(cfg: Config, dataloaders: Sequence[str]) -> Runner:
     """A runner that has what it needs.
 
@@ -183,6 +202,8 @@ def build_runner(cfg: Config, dataloaders: Sequence[str]) -> Runner:
         raise UserError(str(error)) from error
     new_options = cfg.pop('new_options', [])
     check_data(cfg, dataloaders)
+    if 'train_dataloader' in dataloaders:
+        _write_whole_checkpoints(cfg)
     if cfg.launcher == 'pytorch' and not torch.cuda.is_available():
         _start_cpu_processes(cfg)
     try:
@@ -195,9 +216,18 @@ def build_runner(cfg: Config, dataloaders: Sequence[str]) -> Runner:
         hint = f' (the config had no {", ".join(new_options)} before --cfg-options)' if new_options else ''
         raise UserError(f'{cfg.filename} cannot be built{hint}: {_first_line(error)}') from error
     runner.register_hook(ResultsHook())
+    runner.register_hook(RandomStateHook())
     if not any(isinstance(hook, PathWeightsHook) for hook in runner.hooks):
         runner.register_hook(PathWeightsHook())
     return runner
+
+
+def _write_whole_checkpoints(cfg: Config) -> None:
+    if 'checkpoint' not in cfg.get('default_hooks', {}):
+        cfg.merge_from_dict({'default_hooks.checkpoint': dict(type='CheckpointHook', interval=1)})  # the Runner's own
+    hook = cfg.default_hooks.checkpoint
+    if hook and hook.get('type') == 'CheckpointHook':
+        hook.type = 'AtomicCheckpointHook'
 
 
 def _start_cpu_processes(cfg: Config) -> None:

@@ -11,10 +11,9 @@ from argparse import ArgumentParser
 import torch
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
-from mmengine.runner import find_latest_checkpoint
 
 from mmacmix.reporting.report import write_report
-from mmacmix.running import UserError, add_common_arguments, build_runner, check_checkpoint, load_config, run
+from mmacmix.running import UserError, add_common_arguments, build_runner, check_checkpoint, load_config, resume, run
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -46,13 +45,15 @@ def main(argv: list[str] | None = None) -> None:
     if args.resume:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+    asked_to_resume = cfg.get('resume', False)
+    if asked_to_resume:
+        resume(cfg)
 
     runner = build_runner(cfg, ['train_dataloader', 'val_dataloader'])
-    checkpoint = find_latest_checkpoint(cfg.work_dir) if args.resume == 'auto' else cfg.get('load_from')
-    if args.resume == 'auto' and not checkpoint:
+    if asked_to_resume and not cfg.load_from:
         print_log(f'{cfg.work_dir} holds no checkpoint: training starts anew', 'current', logging.WARNING)
-    if checkpoint:
-        check_checkpoint(checkpoint, runner.model, whole=cfg.get('resume', False))
+    if cfg.get('load_from'):
+        check_checkpoint(cfg.load_from, runner.model, whole=cfg.resume)
     runner.train()
     if is_main_process():
         try:

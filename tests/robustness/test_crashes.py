@@ -1,0 +1,138 @@
+"""Trainings that are killed, or whose disk is full, at any moment."""
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmacmix.datasets import write_shapes
+from mmacmix.environment import load_checkpoint
+from mmacmix.training import AtomicFileBackend, latest_checkpoint
+from tests.tooling import ROOT, load
+
+CONFIG = ROOT / 'configs' / 'shapes' / 'mask-rcnn_acmix-r26_shapes.py'
+STEPS, KILLS = 60, 20
+OPTIONS = [
+    'model.backbone.base_channels=8',
+    'model.neck.in_channels=[32,64,128,256]',
+    'train_dataloader.batch_size=1',
+    'default_hooks.checkpoint.interval=1',
+    'default_hooks.checkpoint.max_keep_ckpts=1',
+    'default_hooks.logger.interval=1',
+    f'train_cfg.max_iters={STEPS}',
+    f'train_cfg.val_interval={STEPS // 2}',
+]
+ALONE = ['train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False']
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('crashes')
+    write_shapes(folder / 'data' / 'shapes', train=8, val=1)
+    return folder
+
+
+def train(place, work_dir, options, *more):
+    """A training in a process of its own, forked from this one, which has imported everything; its number."""
+    process = os.fork()
+    if process:
+        return process
+    try:
+        os.chdir(place)
+        log = os.open(f'{work_dir}.log', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        load('train.py').main([str(CONFIG), '--work-dir', work_dir, *more, '--cfg-options', *OPTIONS, *options])
+        os._exit(0)
+    except BaseException as error:
+        print(repr(error), flush=True)
+        os._exit(1)
+
+
+def weights(folder):
+    return load_checkpoint(latest_checkpoint(folder))
+
+
+def killed_trainings(place, options):
+    """One training that runs through, and one that is killed again and again. Run in a process without threads."""
+    place, rng = Path(place), random.Random(0)
+    for name in ('mmdet.datasets', 'mmdet.models', 'mmdet.evaluation', 'mmdet.visualization'):  # once for all processes
+        import_module(name)
+    started = time.monotonic()
+    process = train(place, 'whole', options)
+    assert os.waitpid(process, 0)[1] == 0, (place / 'whole.log').read_text()[-2000:]
+    seconds = time.monotonic() - started
+    kills = 0
+    while kills < KILLS:
+        process = train(place, 'killed', options, '--resume')
+        time.sleep(rng.uniform(0, 3 * seconds / KILLS))
+        os.kill(process, signal.SIGKILL)
+        _, status = os.waitpid(process, 0)
+        if os.WIFSIGNALED(status):
+            kills += 1
+            if latest := latest_checkpoint(place / 'killed'):
+                load_checkpoint(latest)  # is whole
+        else:
+            assert status == 0, (place / 'killed.log').read_text()[-2000:]
+    process = train(place, 'killed', options, '--resume')
+    assert os.waitpid(process, 0)[1] == 0, (place / 'killed.log').read_text()[-2000:]
+    return kills
+
+
+@pytest.mark.slow
+def test_a_training_that_is_killed_again_and_again_ends_with_the_same_weights(place):
+    # Processes are forked from one that has no threads, so not from this one.
+    command = [sys.executable, '-m', 'tests.robustness.test_crashes', place, *ALONE]
+    done = subprocess.run(
+        list(map(str, command)),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == f'{KILLS} kills'
+    whole, killed = (weights(place / name) for name in ('whole', 'killed'))
+    assert whole['meta']['iter'] == killed['meta']['iter'] == STEPS
+    assert whole['state_dict'].keys() == killed['state_dict'].keys()
+    assert all(torch.equal(value, killed['state_dict'][name]) for name, value in whole['state_dict'].items())
+    assert not list(place.glob('*/*.part'))
+
+
+def test_a_full_disk_leaves_what_was_written_before(tmp_path):
+    """The system refuses files beyond a size, as a full disk does."""
+    backend, path = AtomicFileBackend(), tmp_path / 'new' / 'iter_1.pth'
+    backend.put(b'before', path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match='what was written before is whole.*iter_1.pth'):
+            backend.put(b'x' * 2000, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == b'before' and [each.name for each in path.parent.iterdir()] == ['iter_1.pth']
+
+
+def test_what_training_goes_on_from_is_found_whatever_a_crash_left(tmp_path):
+    assert latest_checkpoint(tmp_path) is None
+    for name in ('iter_9.pth', 'iter_10.pth', 'best_iter_11.pth', 'iter_12.pth.part'):
+        (tmp_path / name).touch()
+    note = tmp_path / 'last_checkpoint'
+    for named in ('', str(tmp_path / 'iter_8.pth')):  # cut off; of a file that is gone
+        note.write_text(named)
+        assert latest_checkpoint(tmp_path) == str(tmp_path / 'iter_10.pth')
+    note.write_text(str(tmp_path / 'iter_9.pth'))
+    assert latest_checkpoint(tmp_path) == str(tmp_path / 'iter_9.pth')
+
+
+if __name__ == '__main__':
+    print(killed_trainings(sys.argv[1], sys.argv[2:]), 'kills')
