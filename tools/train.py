@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     if asked_to_resume and not cfg.load_from:
         print_log(f'{cfg.work_dir} holds no checkpoint: training starts anew', 'current', logging.WARNING)
     if cfg.get('load_from'):
-        check_checkpoint(cfg.load_from, runner.model, whole=cfg.resume)
+        check_checkpoint(cfg.load_from, runner.model, whole=cfg.get('resume', False))
     runner.train()
     if is_main_process():
         try:

@@ -201,35 +201,43 @@ def test_acmix(case, batch, height, width):
 
 
 @st.composite
-def window_acmix(draw):
+def transformer_layer(draw):
+    """Arguments that the layers of transformers share, and those that are not allowed."""
     heads, per_head = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    window_size = draw(st.integers(1, 7))
     arguments = dict(
         channels=heads * per_head,
         num_heads=heads,
-        window_size=window_size,
-        shift=draw(st.integers(0, window_size - 1)),
         qkv_bias=draw(st.booleans()),
-        qk_scale=draw(st.sampled_from([None, 0.5, 1])),
         attn_drop_rate=draw(st.sampled_from([0, 0.5])),
         drop_rate=draw(st.sampled_from([0, 0.5])),
-        conv_on_rolled=draw(st.booleans()),
         **{name: draw(strategy) for name, strategy in PATHS.items()},
     )
-    return maybe_wrong(
-        draw,
-        arguments,
-        dict(
-            channels=st.one_of(NO_SIZES, st.just(heads * per_head + 1)) if heads > 1 else NO_SIZES,
-            num_heads=st.one_of(NO_SIZES, st.just(heads * per_head + 1)),
-            window_size=NO_SIZES,
-            shift=st.one_of(NO_INTEGERS, st.integers(-2, -1), st.just(window_size)),
-            qk_scale=st.sampled_from(['1', float('nan'), [1], True]),
-            attn_drop_rate=NO_PROBABILITIES,
-            drop_rate=NO_PROBABILITIES,
-            **NO_PATHS,
-        ),
+    no_arguments = dict(
+        channels=st.one_of(NO_SIZES, st.just(heads * per_head + 1)) if heads > 1 else NO_SIZES,
+        num_heads=st.one_of(NO_SIZES, st.just(heads * per_head + 1)),
+        attn_drop_rate=NO_PROBABILITIES,
+        drop_rate=NO_PROBABILITIES,
+        **NO_PATHS,
     )
+    return arguments, no_arguments
+
+
+@st.composite
+def window_acmix(draw):
+    arguments, no_arguments = draw(transformer_layer())
+    window_size = draw(st.integers(1, 7))
+    arguments |= dict(
+        window_size=window_size,
+        shift=draw(st.integers(0, window_size - 1)),
+        qk_scale=draw(st.sampled_from([None, 0.5, 1])),
+        conv_on_rolled=draw(st.booleans()),
+    )
+    no_arguments |= dict(
+        window_size=NO_SIZES,
+        shift=st.one_of(NO_INTEGERS, st.integers(-2, -1), st.just(window_size)),
+        qk_scale=st.sampled_from(['1', float('nan'), [1], True]),
+    )
+    return maybe_wrong(draw, arguments, no_arguments)
 
 
 @cases(250)
@@ -242,27 +250,9 @@ def test_window_acmix(case, batch, height, width):
 
 @st.composite
 def spatial_reduction_acmix(draw):
-    heads, per_head = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    arguments = dict(
-        channels=heads * per_head,
-        num_heads=heads,
-        reduction=draw(st.integers(1, 8)),
-        qkv_bias=draw(st.booleans()),
-        attn_drop_rate=draw(st.sampled_from([0, 0.5])),
-        drop_rate=draw(st.sampled_from([0, 0.5])),
-        **{name: draw(strategy) for name, strategy in PATHS.items()},
-    )
+    arguments, no_arguments = draw(transformer_layer())
     return maybe_wrong(
-        draw,
-        arguments,
-        dict(
-            channels=st.one_of(NO_SIZES, st.just(heads * per_head + 1)) if heads > 1 else NO_SIZES,
-            num_heads=st.one_of(NO_SIZES, st.just(heads * per_head + 1)),
-            reduction=NO_SIZES,
-            attn_drop_rate=NO_PROBABILITIES,
-            drop_rate=NO_PROBABILITIES,
-            **NO_PATHS,
-        ),
+        draw, arguments | dict(reduction=draw(st.integers(1, 8))), no_arguments | dict(reduction=NO_SIZES)
     )
 
 
