@@ -41,8 +41,10 @@ PYTEST := OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --dist loa
 test: setup
 	@$(RUN); $(PYTEST) -m 'not slow'
 
+# Speed alone: the times would hold what other tests do beside it.
 test-all: setup
-	@$(RUN); $(PYTEST)
+	@$(RUN); python -m pytest tests/test_speed.py; speed=$$?; \
+	    $(PYTEST) --ignore=tests/test_speed.py && exit $$speed
 
 notebook: setup
 	@mkdir -p build

@@ -12,15 +12,16 @@ from mmacmix.reporting.measurement import Work, measure
 
 pytestmark = pytest.mark.slow
 
-# What `python tests/test_speed.py` printed on a quiet Xeon of 2.5 GHz. A ratio of 1.5 times that is a fault.
+# What `python tests/test_speed.py` printed on quiet machines of two kinds: a Xeon of 2.5 GHz, and an EPYC (median of
+# three runs), which has no AVX-512 and on which layers gain less and networks cost less. 1.5 times that is a fault.
 RECORDED = {
-    'layer, 64 channels, 100x168, over reference, forward': 0.031,
-    'layer, 64 channels, 100x168, over reference, forward and backward': 0.049,
-    'layer, 512 channels, 13x21, over reference, forward': 0.108,
-    'layer, 512 channels, 13x21, over reference, forward and backward': 0.191,
-    'ResNet-50, 320x320, over plain, forward': 1.6,
-    'ResNet-50, 320x320, over plain, forward and backward': 2.2,
-    'ResNet-50, 320x320, fused, over plain, forward': 1.6,
+    'layer, 64 channels, 100x168, over reference, forward': {'AVX512': 0.031, 'AVX2': 0.042},
+    'layer, 64 channels, 100x168, over reference, forward and backward': {'AVX512': 0.049, 'AVX2': 0.083},
+    'layer, 512 channels, 13x21, over reference, forward': {'AVX512': 0.108, 'AVX2': 0.196},
+    'layer, 512 channels, 13x21, over reference, forward and backward': {'AVX512': 0.191, 'AVX2': 0.280},
+    'ResNet-50, 320x320, over plain, forward': {'AVX512': 1.6, 'AVX2': 1.54},
+    'ResNet-50, 320x320, over plain, forward and backward': {'AVX512': 2.2, 'AVX2': 1.70},
+    'ResNet-50, 320x320, fused, over plain, forward': {'AVX512': 1.6, 'AVX2': 1.45},
 }
 
 
@@ -65,7 +66,8 @@ def ratio(name):
 
 @pytest.mark.parametrize('name', RECORDED)
 def test_no_slower_than_recorded(name):
-    assert ratio(name) <= 1.5 * RECORDED[name]
+    recorded = RECORDED[name]
+    assert ratio(name) <= 1.5 * recorded.get(torch.backends.cpu.get_cpu_capability(), recorded['AVX2'])
 
 
 if __name__ == '__main__':
