@@ -10,8 +10,8 @@ def read_dumped_config(path: str | Path) -> dict[str, Any]:
 
     Args:
         path: The file. It sets names to numbers, strings, ``None``, ``True``, ``False``, and lists, tuples, sets and
-            dictionaries of them, also as ``dict(name=value)``. Where MMEngine has left a name as the value, ``inf`` or
-            ``torch.nn.GELU``, it is read as a string.
+            dictionaries of them, also as ``dict(name=value)``. The name of a class, such as ``torch.nn.GELU``, is read
+            as a string.
 
     Raises:
         ValueError: Anything else is in it.
@@ -47,7 +47,7 @@ class _AsLiterals(ast.NodeTransformer):
         return node  # is refused
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
-        return ast.Constant(node.id)
+        return ast.Constant(float(node.id) if node.id in ('inf', 'nan') else node.id)
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
         return ast.Constant(ast.unparse(node))
