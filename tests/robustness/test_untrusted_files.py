@@ -11,16 +11,19 @@ import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
 from mmacmix.datasets import write_shapes
 from mmacmix.environment import WeightsError, allow_only_data_in_checkpoints, load_checkpoint
 from mmacmix.running import build_model, load_configs, run
+from mmacmix.training import AtomicCheckpointHook
 from tests.conftest import TINY
 from tests.tooling import ROOT, load
 
@@ -307,6 +310,23 @@ def test_resuming_runs_no_text_of_a_checkpoint_and_removes_nothing_that_it_names
     assert load_checkpoint('on/iter_2.pth')['meta']['iter'] == 2
     assert len(list((place / 'on').glob('best_*.pth'))) == 1
     assert (tmp_path / 'precious' / 'file').exists()
+
+
+@pytest.mark.parametrize('named, expected', [
+    ('/elsewhere/best_score_iter_1.pth', 'best_score_iter_1.pth'),  # the work directory has been moved
+    ('/elsewhere', None),
+    ('/elsewhere/best_/..', None),
+    ('', None),
+])  # fmt: skip
+@pytest.mark.parametrize('scores', [['score'], ['score', 'other']])
+def test_the_best_checkpoint_so_far_is_one_in_the_work_directory(tmp_path, named, expected, scores):
+    hub = MessageHub(f'{named} {scores}')
+    for score in scores:
+        hub.update_info('best_ckpt' if len(scores) == 1 else f'best_ckpt_{score}', named)
+    hook = AtomicCheckpointHook(interval=1, save_best=scores, rule='greater')
+    hook.before_train(SimpleNamespace(work_dir=str(tmp_path), message_hub=hub, logger=MMLogger('best')))
+    best = [hook.best_ckpt_path] if len(scores) == 1 else list(hook.best_ckpt_path_dict.values())
+    assert best == [expected and str(tmp_path / expected)] * len(scores)
 
 
 @pytest.mark.parametrize('checkpoint', [dict(weight=torch.ones(1)), dict(meta=dict(epoch=0, iter=1)), [1]])
