@@ -5,6 +5,8 @@ import pickle
 import warnings
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import wraps
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -41,8 +43,14 @@ def check_environment() -> None:
             )
 
 
+class WeightsError(ValueError):
+    """A checkpoint that cannot be read, or not by what it is for; the message is one sentence."""
+
+
 def allow_only_data_in_checkpoints() -> None:
     """From now on ``torch.load`` runs no code in this process, whoever calls it, and still reads MMEngine's state.
+
+    Whatever loads a file or an address through MMEngine gets a ``WeightsError`` for one that is refused.
 
     Raises:
         ImportError: torch is older than 2.6 and can't be told their names.
@@ -52,6 +60,10 @@ def allow_only_data_in_checkpoints() -> None:
     # Read by torch.load: overrides weights_only=False wherever it is asked for.
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
     os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
+    from mmengine.runner.checkpoint import CheckpointLoader, load_from_http
+
+    CheckpointLoader.register_scheme('', _in_one_sentence(_load_from_local), force=True)
+    CheckpointLoader.register_scheme(('http://', 'https://'), _in_one_sentence(load_from_http), force=True)
 
 
 def allow_training_state() -> bool:
@@ -95,22 +107,41 @@ def load_checkpoint(path: str | Path) -> Any:
 
     Calls ``allow_only_data_in_checkpoints``.
 
+    Args:
+        path: A file, or an address as MMEngine takes it.
+
     Raises:
         ImportError: torch is too old for it.
-        ValueError: The file is missing, is not a checkpoint, or holds anything but data.
+        WeightsError: The file is missing, is not a checkpoint, or holds anything but data.
     """
     allow_only_data_in_checkpoints()
-    try:
-        return torch.load(path, map_location='cpu', weights_only=True)
-    except FileNotFoundError:
-        raise ValueError(f'there is no checkpoint at {path}') from None
-    except Exception as error:
-        reason = f'{type(error).__name__} {error}'.splitlines()[0]
-        if not _is_written_by_torch(path):
-            reason = 'it is no file that torch.save writes'
-        elif 'weights_only' in str(error) or 'Unsupported global' in str(error):
-            reason = 'it holds Python objects, which could run code, beside its tensors'
-        raise ValueError(f'{path} cannot be read as a checkpoint: {reason}') from error
+    from mmengine.runner import CheckpointLoader
+
+    return CheckpointLoader.load_checkpoint(str(path), map_location='cpu', logger='silent')
+
+
+def _load_from_local(path: str, map_location: Any = None) -> Any:
+    return torch.load(os.path.expanduser(path), map_location, weights_only=True)
+
+
+def _in_one_sentence(loader: Callable[..., Any]) -> Callable[..., Any]:
+    """A loader whose errors are ``WeightsError``s."""
+
+    @wraps(loader)
+    def load(path: str, map_location: Any = None) -> Any:
+        try:
+            return loader(path, map_location)
+        except FileNotFoundError:
+            raise WeightsError(f'there is no checkpoint at {path}') from None
+        except Exception as error:  # of many kinds, from many places
+            reason = f'{type(error).__name__} {error}'.splitlines()[0]
+            if os.path.isfile(path) and not _is_written_by_torch(path):
+                reason = 'it is no file that torch.save writes'
+            elif 'weights_only' in str(error) or 'Unsupported global' in str(error):
+                reason = 'it holds Python objects, which could run code, beside its tensors'
+            raise WeightsError(f'{path} cannot be read as a checkpoint: {reason}') from error
+
+    return load
 
 
 def _is_written_by_torch(path: str | Path) -> bool:
@@ -125,7 +156,7 @@ def state_dict_of(checkpoint: Any, path: str | Path = 'the checkpoint') -> dict[
     A leading ``module.``, as ``DistributedDataParallel`` leaves it, is taken off the names.
 
     Raises:
-        ValueError: There is no state dict in it.
+        WeightsError: There is no state dict in it.
     """
     for key in ('state_dict', 'model'):
         if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
@@ -136,7 +167,7 @@ def state_dict_of(checkpoint: Any, path: str | Path = 'the checkpoint') -> dict[
         or not checkpoint
         or not all(isinstance(value, torch.Tensor) for value in checkpoint.values())
     ):
-        raise ValueError(
+        raise WeightsError(
             f'{path} holds no state dict: expected names and tensors, bare or under "state_dict" or "model"'
         )
     return {name.removeprefix('module.'): tensor for name, tensor in checkpoint.items()}

@@ -18,10 +18,9 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
-from .backbones.pretrained import WeightsError
-from .environment import allow_only_data_in_checkpoints, load_checkpoint, state_dict_of
+from .environment import WeightsError, allow_only_data_in_checkpoints, load_checkpoint, state_dict_of
 from .reporting import PathWeightsHook, ResultsHook
-from .training import RandomStateHook, latest_checkpoint
+from .training import DataOnlyHook, RandomStateHook, latest_checkpoint
 
 # How to get a data set, by the folder that the configs of this package look for it in.
 _SOURCES = {
@@ -160,6 +159,7 @@ def build_model(cfg: Config) -> torch.nn.Module:
     Raises:
         UserError: The config does not describe one.
     """
+    _allow_only_data()  # some load checkpoints of others while they are built
     try:
         import_modules_from_strings(**cfg.get('custom_imports', dict(imports=[])))
         init_default_scope(cfg.get('default_scope', 'mmengine'))
@@ -172,18 +172,24 @@ def resume(cfg: Config) -> None:
     """Let a training go on from ``load_from``, or else from the latest checkpoint of its work directory, if any.
 
     With the seed that it had, unless the config sets one: data sets are shuffled from it.
+
+    Raises:
+        UserError: It cannot be read, or holds weights alone.
     """
     cfg.load_from = cfg.get('load_from') or latest_checkpoint(cfg.work_dir)
     cfg.resume = cfg.load_from is not None
-    if not cfg.resume or '://' in cfg.load_from:
+    if not cfg.resume:
         return
     try:
         saved = load_checkpoint(cfg.load_from)
     except ValueError as error:
         raise UserError(str(error)) from error
+    meta = saved.get('meta') if isinstance(saved, dict) and 'message_hub' in saved else None
+    if not isinstance(meta, dict) or not {'epoch', 'iter'} <= meta.keys():
+        raise UserError(f'{cfg.load_from} holds weights and no training to go on from: load_from starts from weights')
     randomness = cfg.get('randomness') or {}
-    if isinstance(saved, dict) and randomness.get('seed') is None:
-        cfg.randomness = dict(randomness, seed=saved.get('meta', {}).get('seed'))
+    if randomness.get('seed') is None:
+        cfg.randomness = dict(randomness, seed=meta.get('seed'))
 
 
 def build_runner(cfg: Config, dataloaders: Sequence[str]) -> Runner:
@@ -196,10 +202,7 @@ def build_runner(cfg: Config, dataloaders: Sequence[str]) -> Runner:
     Raises:
         UserError: Data is missing, or the config does not describe something that can be built.
     """
-    try:
-        allow_only_data_in_checkpoints()
-    except ImportError as error:
-        raise UserError(str(error)) from error
+    _allow_only_data()
     new_options = cfg.pop('new_options', [])
     check_data(cfg, dataloaders)
     if 'train_dataloader' in dataloaders:
@@ -217,9 +220,17 @@ def build_runner(cfg: Config, dataloaders: Sequence[str]) -> Runner:
         raise UserError(f'{cfg.filename} cannot be built{hint}: {_first_line(error)}') from error
     runner.register_hook(ResultsHook())
     runner.register_hook(RandomStateHook())
+    runner.register_hook(DataOnlyHook())
     if not any(isinstance(hook, PathWeightsHook) for hook in runner.hooks):
         runner.register_hook(PathWeightsHook())
     return runner
+
+
+def _allow_only_data() -> None:
+    try:
+        allow_only_data_in_checkpoints()
+    except ImportError as error:
+        raise UserError(str(error)) from error
 
 
 def _write_whole_checkpoints(cfg: Config) -> None:
@@ -274,10 +285,10 @@ def _datasets(dataset: dict | None) -> Iterator[dict]:
 
 
 def check_checkpoint(path: str, model: torch.nn.Module, whole: bool = True) -> None:
-    """Check that a local checkpoint fits a model.
+    """Check that a checkpoint fits a model.
 
     Args:
-        path: The checkpoint. One with a URL is not looked at.
+        path: The checkpoint.
         model: The model; what wraps it for several processes or for test-time augmentation does not count.
         whole: Key by key and shape by shape. Otherwise it is a start for training, of which a part, such as a head
             for other classes, may be left out with a warning. Default: True.
@@ -285,8 +296,6 @@ def check_checkpoint(path: str, model: torch.nn.Module, whole: bool = True) -> N
     Raises:
         UserError: It does not fit, or is no checkpoint.
     """
-    if '://' in path:
-        return
     model = unwrapped(model)
     try:
         saved = state_dict_of(load_checkpoint(path), path)

@@ -3,15 +3,10 @@
 from collections.abc import Sequence
 
 from mmengine.model import BaseModule
-from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
 from ..checkpoints import convert
-from ..environment import allow_only_data_in_checkpoints, state_dict_of
-
-
-class WeightsError(ValueError):
-    """The checkpoint that ``init_cfg`` names is not for this network."""
+from ..environment import WeightsError, load_checkpoint, state_dict_of
 
 
 def check_convert_weights(convert_weights: bool, init_cfg: dict | Sequence[dict] | None) -> None:
@@ -57,13 +52,12 @@ def pretrained_state_dict(module: BaseModule) -> dict[str, Tensor]:
     """The weights in the checkpoint of ``init_cfg=dict(type='Pretrained', ...)``, those behind its ``prefix``.
 
     Raises:
-        WeightsError: It names no checkpoint.
+        WeightsError: It names no checkpoint, or one that cannot be read.
     """
     path = module.init_cfg.get('checkpoint')
     if not path:
         raise WeightsError(f'init_cfg must name a checkpoint, got {module.init_cfg}')
-    allow_only_data_in_checkpoints()
-    saved = state_dict_of(CheckpointLoader.load_checkpoint(path, map_location='cpu'), path)
+    saved = state_dict_of(load_checkpoint(path), path)
     prefix = module.init_cfg.get('prefix') or ''
     if not prefix:
         return saved

@@ -153,7 +153,10 @@ def _smallest(program: torch.export.ExportedProgram) -> tuple[int, int]:
 
 
 def load(path: str | Path) -> Callable[[Tensor], list[Tensor]]:
-    """An exported file as a function from images to maps; an ONNX file takes onnxruntime."""
+    """An exported file as a function from images to maps; an ONNX file takes onnxruntime.
+
+    A ``.pt2`` file can hold code, which ``torch.export.load`` runs: only for files whose authors you trust.
+    """
     if Path(path).suffix == FORMATS['torch-export']:
         return torch.export.load(path).module()
     import onnxruntime

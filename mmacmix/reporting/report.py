@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
-from mmengine.config import Config
 from PIL import Image
 
 from ..datasets import innermost
 from .charts import draw_bars, draw_lines, draw_path_weights, draw_path_weights_over_time
+from .dumped_config import read_dumped_config
 from .path_weights import logged_path_weights
 from .scalars import Scalars, read_scalars
 
@@ -38,7 +38,7 @@ def write_report(folder: str | Path) -> Path:
         The page.
 
     Raises:
-        ValueError: There is no training run in it.
+        ValueError: There is no training run in it, or what it left cannot be read as data.
     """
     folder = Path(folder)
     scalars = read_scalars(folder)
@@ -46,7 +46,7 @@ def write_report(folder: str | Path) -> Path:
     charts.mkdir(exist_ok=True)
     # MMEngine's record of what was run. Other Python files in the folder may be anything.
     configs = sorted(folder.glob('*/vis_data/config.py'))
-    cfg = Config.fromfile(configs[-1], import_custom_modules=False) if configs else None
+    cfg = read_dumped_config(configs[-1]) if configs else {}
     results, run = (_read_json(folder / name) for name in ('results.json', 'run.json'))
     last = max(lines[-1]['step'] for lines in scalars if lines)
     page = Environment(loader=PackageLoader('mmacmix.reporting', '.'), autoescape=True).get_template('report.html.j2')
@@ -96,7 +96,7 @@ def _embedded(path: Path) -> str | None:
     return f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
 
 
-def _settings(cfg: Config) -> dict[str, str]:
+def _settings(cfg: dict[str, Any]) -> dict[str, str]:
     """The configuration in short."""
     model, loader = cfg.get('model', {}), cfg.get('train_dataloader') or {}
     dataset = innermost(loader.get('dataset', {}))
@@ -203,13 +203,13 @@ def _path_weights(scalars: Scalars, charts: Path) -> list[str | None]:
     return [_embedded(charts / name) for name in ('path_weights.png', 'path_weights_over_time.png')]
 
 
-def _speed(scalars: Scalars, cfg: Config | None, run: dict[str, Any]) -> dict[str, str]:
+def _speed(scalars: Scalars, cfg: dict[str, Any], run: dict[str, Any]) -> dict[str, str]:
     times = [line['time'] for line in scalars.training if 'time' in line]
     if not times:
         return {}
     seconds = statistics.median(times)
     rows = {'an iteration': f'{seconds:.3g} s, median'}
-    batch = ((cfg or {}).get('train_dataloader') or {}).get('batch_size')
+    batch = (cfg.get('train_dataloader') or {}).get('batch_size')
     if batch:
         images = batch * run.get('processes', 1)
         rows['training'] = f'{images / seconds:.3g} images a second, {images} at a time'

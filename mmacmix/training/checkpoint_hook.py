@@ -17,7 +17,8 @@ class AtomicCheckpointHook(CheckpointHook):
     """MMEngine's ``CheckpointHook``, for trainings that are killed, or whose disk runs full, at any moment.
 
     A checkpoint has its name when it is whole, and the oldest of ``max_keep_ckpts`` goes when the newest is there, not
-    before.
+    before. When there is a new best one, the one before goes only from the folder that checkpoints are written to,
+    whatever file or folder the checkpoint that training went on from calls the best.
 
     Args:
         backend_args: Where checkpoints are written, as MMEngine takes it. Default: this package's atomic local files.
@@ -26,6 +27,19 @@ class AtomicCheckpointHook(CheckpointHook):
 
     def __init__(self, *arguments: Any, backend_args: dict | None = None, **named: Any) -> None:
         super().__init__(*arguments, backend_args=backend_args or dict(backend=BACKEND), **named)
+
+    def before_train(self, runner: Runner) -> None:
+        super().before_train(runner)
+        if self.save_best is None:
+            return
+        if len(self.key_indicators) == 1:
+            self.best_ckpt_path = self._own(self.best_ckpt_path)
+        else:
+            self.best_ckpt_path_dict = {key: self._own(path) for key, path in self.best_ckpt_path_dict.items()}
+
+    def _own(self, best: str | None) -> str | None:
+        name = Path(best or '').name
+        return self.file_backend.join_path(self.out_dir, name) if name.startswith('best_') else None
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         keep = self.max_keep_ckpts
