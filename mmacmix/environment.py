@@ -14,8 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-# The oldest versions that have what this package uses, and the first ones that it has not been run with.
-_SUPPORTED = {'mmengine': ('0.8.0', '1.0.0'), 'mmcv': ('2.0.0', '3.0.0')}
+# The oldest versions that have what this package uses.
+_OLDEST = {'mmengine': '0.8.0', 'mmcv': '2.0.0', 'mmdet': '3.0.0', 'mmseg': '1.0.0', 'mmpretrain': '1.0.0'}
+# The first versions that it has not been run with.
+_UNTRIED = {'mmengine': '1.0.0', 'mmcv': '3.0.0'}
+_PACKAGES = {'mmcv': 'mmcv-lite==2.1.0', 'mmdet': 'mmdet==3.3.0', 'mmseg': 'mmsegmentation==1.2.2'}
 
 
 def check_environment() -> None:
@@ -24,23 +27,41 @@ def check_environment() -> None:
     Raises:
         ImportError: One of them is missing or too old.
     """
-    for name, (oldest, untried) in _SUPPORTED.items():  # mmengine first
-        try:
-            version = import_module(name).__version__
-        except ImportError as error:
-            raise ImportError(
-                f'mmacmix needs {name} ({error}): run `make setup` in a checkout of mmacmix, '
-                f'or `pip install {"mmengine" if name == "mmengine" else "mmcv-lite==2.1.0"}`.'
-            ) from error
+    for name, untried in _UNTRIED.items():  # mmengine first
+        version = check_library(name)
         from mmengine.utils import digit_version
 
-        if digit_version(version) < digit_version(oldest):
-            raise ImportError(f'mmacmix needs {name} {oldest} or newer, found {version}.')
         if digit_version(version) >= digit_version(untried):
             warnings.warn(
                 f'mmacmix has not been run with {name} {version}; {name} below {untried} is known to work.',
                 stacklevel=2,
             )
+
+
+def check_library(name: str) -> str:
+    """Check a library of OpenMMLab.
+
+    Args:
+        name: What it is imported as.
+
+    Returns:
+        Its version.
+
+    Raises:
+        ImportError: It is missing or too old, or cannot be imported.
+    """
+    try:
+        version = import_module(name).__version__
+    except Exception as error:  # the libraries assert what they need of each other
+        raise ImportError(
+            f'mmacmix needs {name} ({error}): run `make setup` in a checkout of mmacmix, '
+            f'or `pip install {_PACKAGES.get(name, name)}`.'
+        ) from error
+    from mmengine.utils import digit_version
+
+    if digit_version(version) < digit_version(_OLDEST[name]):
+        raise ImportError(f'mmacmix needs {name} {_OLDEST[name]} or newer, found {version}.')
+    return version
 
 
 class WeightsError(ValueError):

@@ -18,7 +18,13 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
-from .environment import WeightsError, allow_only_data_in_checkpoints, load_checkpoint, state_dict_of
+from .environment import (
+    WeightsError,
+    allow_only_data_in_checkpoints,
+    check_library,
+    load_checkpoint,
+    state_dict_of,
+)
 from .reporting import PathWeightsHook, ResultsHook
 from .training import DataOnlyHook, RandomStateHook, latest_checkpoint
 
@@ -159,6 +165,7 @@ def build_model(cfg: Config) -> torch.nn.Module:
     Raises:
         UserError: The config does not describe one.
     """
+    check_host(cfg)
     _allow_only_data()  # some load checkpoints of others while they are built
     try:
         import_modules_from_strings(**cfg.get('custom_imports', dict(imports=[])))
@@ -166,6 +173,15 @@ def build_model(cfg: Config) -> torch.nn.Module:
         return MODELS.build(cfg.model)
     except Exception as error:
         raise UserError(f'{cfg.filename} cannot be built: {_first_line(error)}') from error
+
+
+def check_host(cfg: Config) -> None:
+    """Raise ``UserError`` where the library is missing or too old that the config's names come from."""
+    if cfg.get('default_scope') in ('mmdet', 'mmseg', 'mmpretrain'):
+        try:
+            check_library(cfg.default_scope)
+        except ImportError as error:
+            raise UserError(str(error)) from error
 
 
 def resume(cfg: Config) -> None:
@@ -204,6 +220,7 @@ def build_runner(cfg: Config, dataloaders: Sequence[str]) -> Runner:
     """
     _allow_only_data()
     new_options = cfg.pop('new_options', [])
+    check_host(cfg)
     check_data(cfg, dataloaders)
     if 'train_dataloader' in dataloaders:
         _write_whole_checkpoints(cfg)

@@ -77,7 +77,8 @@ class PatchwiseACmix(TwoPaths):
         query, key, value = self.query(x), self.key(x), self.value(x)
         out = 0
         if self.has_attention:
-            out = self.attention_rate * self._attention(query, key, value)
+            # A rate of the values is one of their weighted sum, which could be too large for float16 without it.
+            out = self._attention(query, key, self.attention_rate * value)
         if self.has_convolution:
             out = out + self.conv_rate * self.shift_conv.of_projections(torch.cat((query, key, value), 1))
         return out

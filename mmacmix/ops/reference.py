@@ -10,13 +10,12 @@ def neighborhood_attention(
     query: Tensor, key: Tensor, value: Tensor, kernel_size: int, stride: int, dilation: int
 ) -> Tensor:
     """Copies every query's window out of the key and value maps; memory grows with ``kernel_size ** 2``."""
-    keys = _windows(key, query, kernel_size, stride, dilation)
-    values = _windows(value, query, kernel_size, stride, dilation)
     # float16 and bfloat16 are too coarse for a sum of exponentials, and float16 overflows before it.
-    precise = torch.promote_types(query.dtype, torch.float32)
-    logits = torch.einsum('bndyx,bndyixj->bnyxij', query.to(precise), keys.to(precise)) * query.shape[2] ** -0.5
-    weights = logits.flatten(-2).softmax(-1).view_as(logits).to(values.dtype)
-    return torch.einsum('bnyxij,bndyixj->bndyx', weights, values)
+    precise = [maps.to(torch.promote_types(maps.dtype, torch.float32)) for maps in (query, key, value)]
+    queries, (keys, values) = precise[0], (_windows(maps, query, kernel_size, stride, dilation) for maps in precise[1:])
+    logits = torch.einsum('bndyx,bndyixj->bnyxij', queries, keys) * query.shape[2] ** -0.5
+    weights = logits.flatten(-2).softmax(-1).view_as(logits)
+    return torch.einsum('bnyxij,bndyixj->bndyx', weights, values).to(query.dtype)
 
 
 def _windows(maps: Tensor, query: Tensor, kernel_size: int, stride: int, dilation: int) -> Tensor:

@@ -19,7 +19,7 @@ from mmacmix.training import AtomicFileBackend, latest_checkpoint
 from tests.tooling import ROOT, load
 
 CONFIG = ROOT / 'configs' / 'shapes' / 'mask-rcnn_acmix-r26_shapes.py'
-STEPS, KILLS = 60, 20
+STEPS = 60
 OPTIONS = [
     'model.backbone.base_channels=8',
     'model.neck.in_channels=[32,64,128,256]',
@@ -31,13 +31,13 @@ OPTIONS = [
     f'train_cfg.val_interval={STEPS // 2}',
 ]
 ALONE = ['train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False']
+WORKERS = ['train_dataloader.num_workers=2', 'train_dataloader.persistent_workers=True']
 
 
-@pytest.fixture(scope='module')
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('crashes')
-    write_shapes(folder / 'data' / 'shapes', train=8, val=1)
-    return folder
+@pytest.fixture
+def place(tmp_path):
+    write_shapes(tmp_path / 'data' / 'shapes', train=8, val=1)
+    return tmp_path
 
 
 def train(place, work_dir, options, *more):
@@ -61,9 +61,9 @@ def weights(folder):
     return load_checkpoint(latest_checkpoint(folder))
 
 
-def killed_trainings(place, options):
-    """One training that runs through, and one that is killed again and again. Run in a process without threads."""
-    place, rng = Path(place), random.Random(0)
+def killed_trainings(place, times, options):
+    """One training that runs through, and one that is killed a number of times. Run in a process without threads."""
+    place, times, rng = Path(place), int(times), random.Random(0)
     for name in ('mmdet.datasets', 'mmdet.models', 'mmdet.evaluation', 'mmdet.visualization'):  # once for all processes
         import_module(name)
     started = time.monotonic()
@@ -71,9 +71,9 @@ def killed_trainings(place, options):
     assert os.waitpid(process, 0)[1] == 0, (place / 'whole.log').read_text()[-2000:]
     seconds = time.monotonic() - started
     kills = 0
-    while kills < KILLS:
+    while kills < times:
         process = train(place, 'killed', options, '--resume')
-        time.sleep(rng.uniform(0, 3 * seconds / KILLS))
+        time.sleep(rng.uniform(0, 3 * seconds / times))
         os.kill(process, signal.SIGKILL)
         _, status = os.waitpid(process, 0)
         if os.WIFSIGNALED(status):
@@ -88,9 +88,10 @@ def killed_trainings(place, options):
 
 
 @pytest.mark.slow
-def test_a_training_that_is_killed_again_and_again_ends_with_the_same_weights(place):
+@pytest.mark.parametrize('options, kills', [(ALONE, 20), (WORKERS, 4)], ids=['data of its own', 'data of workers'])
+def test_a_training_that_is_killed_again_and_again_ends_with_the_same_weights(place, options, kills):
     # Processes are forked from one that has no threads, so not from this one.
-    command = [sys.executable, '-m', 'tests.robustness.test_crashes', place, *ALONE]
+    command = [sys.executable, '-m', 'tests.robustness.test_crashes', place, kills, *options]
     done = subprocess.run(
         list(map(str, command)),
         cwd=ROOT,
@@ -100,7 +101,7 @@ def test_a_training_that_is_killed_again_and_again_ends_with_the_same_weights(pl
         env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)},
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines()[-1] == f'{KILLS} kills'
+    assert done.stdout.splitlines()[-1] == f'{kills} kills'
     whole, killed = (weights(place / name) for name in ('whole', 'killed'))
     assert whole['meta']['iter'] == killed['meta']['iter'] == STEPS
     assert whole['state_dict'].keys() == killed['state_dict'].keys()
@@ -122,6 +123,35 @@ def test_a_full_disk_leaves_what_was_written_before(tmp_path):
     assert path.read_bytes() == b'before' and [each.name for each in path.parent.iterdir()] == ['iter_1.pth']
 
 
+@pytest.mark.slow
+def test_a_training_on_a_full_disk_says_so_and_goes_on_from_its_last_checkpoint(place):
+    def start(*more, preexec_fn=None):
+        command = [sys.executable, ROOT / 'tools' / 'train.py', CONFIG, '--work-dir', 'run', '--resume']
+        command += ['--cfg-options', *OPTIONS, *ALONE, 'train_cfg.val_interval=9', *more]
+        environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
+        return subprocess.run(
+            list(map(str, command)),
+            cwd=place,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+            preexec_fn=preexec_fn,
+        )
+
+    done = start('train_cfg.max_iters=1')
+    assert done.returncode == 0, done.stderr
+    size = (place / 'run' / 'iter_1.pth').stat().st_size
+    full = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))  # noqa: E731
+    done = start('train_cfg.max_iters=3', preexec_fn=full)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    assert 'what was written before is whole' in done.stderr.splitlines()[-1]
+    assert weights(place / 'run')['meta']['iter'] == 1
+    done = start('train_cfg.max_iters=2')
+    assert done.returncode == 0, done.stderr
+    assert weights(place / 'run')['meta']['iter'] == 2
+
+
 def test_what_training_goes_on_from_is_found_whatever_a_crash_left(tmp_path):
     assert latest_checkpoint(tmp_path) is None
     for name in ('iter_9.pth', 'iter_10.pth', 'best_iter_11.pth', 'iter_12.pth.part'):
@@ -135,4 +165,4 @@ def test_what_training_goes_on_from_is_found_whatever_a_crash_left(tmp_path):
 
 
 if __name__ == '__main__':
-    print(killed_trainings(sys.argv[1], sys.argv[2:]), 'kills')
+    print(killed_trainings(*sys.argv[1:3], sys.argv[3:]), 'kills')

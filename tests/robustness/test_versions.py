@@ -1,0 +1,116 @@
+"""Other interpreters with the backbones' few packages and no host; hosts that are absent, too old or broken."""
+
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.tooling import ROOT, complaint
+
+REQUIREMENTS = ROOT / 'requirements'
+PYTHONS = ('3.10', '3.11', '3.12')
+# What MMEngine and MMCV need for networks and registries. Their own lists name more, an OpenCV that draws windows too.
+PACKAGES = ['mmcv-lite==2.1.0', 'addict', 'yapf', 'platformdirs', 'termcolor', 'rich', 'pyyaml', 'packaging']
+OTHERS = ['matplotlib', 'pillow', 'opencv-python-headless', 'jinja2']
+CHECK = """
+    import importlib.util, sys
+    import torch
+    import mmacmix
+    from mmacmix.checkpoints import convert
+    from mmengine.registry import MODELS
+    from tests import golden
+
+    case = golden.load('op_k5_h2')
+    a = case.arguments
+    layer = MODELS.build(dict(
+        type='ACmix', in_channels=a['in_channels'], out_channels=a['out_channels'], kernel_size=a['kernel_conv'],
+        stride=a['stride'], num_heads=a['num_heads'], attention_kernel_size=a['kernel_att'])).double()
+    layer.load_state_dict(convert(case.state_dict, 'acmix'))
+    assert golden.relative_error(layer(case.x), case.results['y']) <= 1e-9
+
+    arch = dict(depths=(1, 1, 1), embed_dims=(8, 16, 24), num_heads=(1, 2, 3))
+    swin = dict(embed_dims=8, depths=(1, 1, 1), num_heads=(1, 2, 4))
+    for cfg in (
+        dict(type='ACmixResNet', depth=26, base_channels=8, out_indices=(0, 1, 2)),
+        dict(type='ACmixSwinTransformer', arch=swin, out_indices=(0, 1, 2)),
+        dict(type='ACmixPyramidVisionTransformer', arch=arch, out_indices=(0, 1, 2)),
+        dict(type='ACmixSAN', depth=10, base_channels=32, out_indices=(0, 1, 2)),
+    ):
+        network = MODELS.build(cfg)
+        network.init_weights()
+        network.train()
+        maps = network(torch.rand(2, 3, 61, 75))
+        sum(each.square().mean() for each in maps).backward()
+        assert len(maps) == 3
+        assert all(each.isfinite().all() for each in maps)
+        assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
+
+    assert importlib.util.find_spec('mmcv._ext') is None
+    assert all(importlib.util.find_spec(name) is None for name in ('mmdet', 'mmseg', 'mmpretrain'))
+    print('built and run on Python', '.'.join(map(str, sys.version_info[:2])))
+"""
+
+
+def interpreter(version):
+    """One that runs: on the PATH, or beside the one that runs the tests, where version managers put them."""
+    beside = sorted(Path(sys.base_prefix).parent.glob(f'*{version}*/bin/python{version}'))
+    for path in filter(None, (shutil.which(f'python{version}'), *beside)):
+        if subprocess.run([path, '-c', ''], capture_output=True, check=False).returncode == 0:
+            return path
+    return None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('version', PYTHONS)
+def test_backbones_run_with_mmcv_lite_alone(version, tmp_path):
+    if (base := interpreter(version)) is None:
+        pytest.skip(f'there is no Python {version} on this machine')
+    subprocess.run([base, '-m', 'venv', '--without-pip', tmp_path / 'venv'], check=True)
+    python = tmp_path / 'venv' / 'bin' / 'python'
+    locked = (REQUIREMENTS / 'lock-openmmlab.txt').read_text().splitlines()
+    constraints = tmp_path / 'constraints.txt'
+    # The set-up leaves these out, too: torch asks for a setuptools of its own.
+    constraints.write_text('\n'.join(line for line in locked if not line.startswith(('setuptools', 'torch', 'triton'))))
+    pip = [sys.executable, '-m', 'pip', '--python', python, '--disable-pip-version-check', '--quiet']
+    pip += ['install', '--no-compile', '-c', constraints]
+    torch = (REQUIREMENTS / 'torch.txt').read_text().split()
+    for packages in ([*torch, 'numpy', *PACKAGES[1:], *OTHERS], ['--no-deps', 'mmengine', PACKAGES[0]]):
+        done = subprocess.run([*pip, *packages], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    done = subprocess.run(
+        [python, '-c', textwrap.dedent(CHECK)], cwd=ROOT, env={}, capture_output=True, text=True, check=False
+    )
+    shutil.rmtree(tmp_path / 'venv')
+    assert f'built and run on Python {version}' in done.stdout, done.stderr
+
+
+def broken(name):
+    raise AssertionError('MMCV==2.2.0 is used but incompatible')
+
+
+@pytest.mark.parametrize(
+    'host, told',
+    [
+        (None, '(import of mmdet halted; None in sys.modules): run `make setup`'),
+        (dict(__version__='2.28.0'), '3.0.0 or newer, found 2.28.0'),
+        (dict(__getattr__=broken), '(MMCV==2.2.0 is used but incompatible): run `make setup`'),
+    ],
+    ids=['absent', 'too old', 'broken'],
+)
+@pytest.mark.parametrize('tool', ['train.py', 'test.py', 'get_flops.py'])
+def test_what_is_wrong_with_a_host_is_told_in_one_sentence(tool, host, told, tmp_path, monkeypatch, capsys):
+    stub = host and ModuleType('mmdet')
+    if stub:
+        vars(stub).update(host)
+    monkeypatch.setitem(sys.modules, 'mmdet', stub)
+    arguments = [ROOT / 'configs' / 'shapes' / 'mask-rcnn_acmix-r26_shapes.py']
+    if tool != 'get_flops.py':
+        arguments += ['--work-dir', tmp_path]
+    if tool == 'test.py':
+        arguments.insert(1, 'any.pth')
+    said = complaint(tool, arguments, capsys)
+    assert said.startswith(f'mmacmix needs mmdet {told}') and '\n' not in said
