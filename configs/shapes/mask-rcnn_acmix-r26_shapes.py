@@ -46,6 +46,9 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=100)),
 )
 
+# Images without objects teach what is none: else the network finds some in every texture.
+train_dataloader = dict(dataset=dict(filter_cfg=dict(filter_empty_gt=False)))
+
 iterations = 850
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=iterations)
 val_cfg = dict(type='ValLoop')
