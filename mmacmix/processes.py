@@ -25,9 +25,7 @@ def prepare_processes(cfg: Config) -> None:
     """
     if cfg.launcher == 'none':
         if cfg.get('strategy', {}).get('type') == 'ShardedStrategy':
-            raise ValueError(
-                'ShardedStrategy shares the network out over processes: start them with tools/dist_train.sh'
-            )
+            raise ValueError('ShardedStrategy shares a network out over processes: start them with tools/dist_train.sh')
         return
     variable, starter = _LAUNCHED[cfg.launcher]
     if variable not in os.environ:
@@ -36,7 +34,8 @@ def prepare_processes(cfg: Config) -> None:
         return
     if cfg.launcher != 'pytorch':
         raise ValueError(f'--launcher {cfg.launcher} needs GPUs and torch sees none; on CPUs --launcher pytorch runs')
-    _keep_batch_norm_apart(cfg)
+    # MMEngine's own start takes a GPU for each.
+    torch.distributed.init_process_group('gloo')
     cfg.setdefault(
         'model_wrapper_cfg',
         dict(
@@ -46,8 +45,7 @@ def prepare_processes(cfg: Config) -> None:
             find_unused_parameters=cfg.get('find_unused_parameters', False),
         ),
     )
-    # MMEngine's own start takes a GPU for each.
-    torch.distributed.init_process_group('gloo')
+    _keep_batch_norm_apart(cfg)
 
 
 def _keep_batch_norm_apart(cfg: Config) -> None:

@@ -6,6 +6,7 @@ from mmengine.config import Config
 from mmengine.model import convert_sync_batchnorm, revert_sync_batchnorm
 from torch import nn
 
+from mmacmix import processes
 from mmacmix.backbones import ACmixPyramidVisionTransformer, ACmixResNet, ACmixSAN, ACmixSwinTransformer
 from mmacmix.deploy import fuse
 from mmacmix.processes import prepare_processes
@@ -14,11 +15,12 @@ SYNCHRONISED = dict(type='SyncBN', requires_grad=True)
 BACKBONES = [
     ACmixResNet(26, base_channels=4, norm_cfg=SYNCHRONISED),
     ACmixSAN(10, base_channels=32, kernel_sizes=(3,) * 5, norm_cfg=SYNCHRONISED),
-    ACmixSwinTransformer(dict(embed_dims=8, depths=(1, 1), num_heads=(1, 2)), out_indices=(0, 1)),
+    ACmixSwinTransformer(dict(embed_dims=8, depths=(1, 1), num_heads=(1, 2)), out_indices=(0, 1), drop_path_rate=0),
     ACmixPyramidVisionTransformer(
         dict(depths=(1, 1), embed_dims=(8, 16), num_heads=(1, 2), mlp_ratios=(2, 2), reductions=(2, 1)),
         patch_sizes=(4, 2),
         out_indices=(0, 1),
+        drop_path_rate=0,
     ),
 ]
 
@@ -61,24 +63,31 @@ def started(monkeypatch):
         (dict(model=dict(backbone=dict(norm_cfg=dict(type='GN')))), False),
     ],
 )
-def test_batch_normalisation_on_cpus_is_each_process_s_own(settings, warned, started, capfd):
+def test_batch_normalisation_on_cpus_is_each_process_s_own(settings, warned, started, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(processes, 'print_log', lambda message, *_: warnings.append(message))
     cfg = Config(dict(launcher='pytorch', model=dict()) | settings)
     prepare_processes(cfg)
     assert 'Sync' not in cfg.pretty_text and not cfg.get('sync_bn')
-    assert ('Batch normalisation is not synchronised' in ''.join(capfd.readouterr())) is warned
+    assert [warning.split(',')[0] for warning in warnings] == ['Batch normalisation is not synchronised'] * warned
+
+
+def assert_equal(actual, expected):
+    for each, wanted in zip(actual, expected, strict=True):
+        torch.testing.assert_close(each, wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('backbone', BACKBONES, ids=lambda backbone: type(backbone).__name__)
 def test_synchronised_normalisation_is_plain_one_in_one_process(backbone):
     images = torch.rand(2, 3, 64, 64)
     plain = revert_sync_batchnorm(backbone)
-    assert not any(isinstance(module, nn.SyncBatchNorm) for module in plain.modules())
-    norms = sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in plain.modules())
-    expected = plain.train()(images)  # gathers statistics
+    kinds = [type(module) for module in plain.modules()]
+    assert nn.SyncBatchNorm not in kinds
+    trained = plain.train()(images)  # gathers statistics
     fixed = plain.eval()(images)
     synchronised = convert_sync_batchnorm(plain, 'torch')
-    assert sum(isinstance(module, nn.SyncBatchNorm) for module in synchronised.modules()) == norms
-    for network, maps in ((synchronised.eval(), fixed), (synchronised.train(), expected), (fuse(synchronised), None)):
-        maps = synchronised.eval()(images) if maps is None else maps
-        for actual, wanted in zip(network(images), maps, strict=True):
-            torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5)
+    number = sum(issubclass(kind, nn.modules.batchnorm._BatchNorm) for kind in kinds)
+    assert sum(isinstance(module, nn.SyncBatchNorm) for module in synchronised.modules()) == number
+    assert_equal(synchronised.eval()(images), fixed)
+    assert_equal(synchronised.train()(images), trained)
+    assert_equal(fuse(synchronised.eval())(images), synchronised(images))
