@@ -178,7 +178,7 @@ def resume(cfg: Config) -> None:
     With the seed that it had, unless the config sets one: data sets are shuffled from it.
 
     Raises:
-        UserError: It cannot be read, or holds weights alone.
+        UserError: It cannot be read, holds weights alone, or is not of FSDP, which resumes its own alone.
     """
     cfg.load_from = cfg.get('load_from') or latest_checkpoint(cfg.work_dir)
     cfg.resume = cfg.load_from is not None
@@ -191,9 +191,17 @@ def resume(cfg: Config) -> None:
     meta = saved.get('meta') if isinstance(saved, dict) and 'message_hub' in saved else None
     if not isinstance(meta, dict) or not {'epoch', 'iter'} <= meta.keys():
         raise UserError(f'{cfg.load_from} holds weights and no training to go on from: load_from starts from weights')
+    if cfg.get('strategy', {}).get('type') == 'ShardedStrategy' and not _has_named_state(saved):
+        raise UserError(f'{cfg.load_from} was not written by FSDP, which resumes its own: start from it as load_from')
     randomness = cfg.get('randomness') or {}
     if randomness.get('seed') is None:
         cfg.randomness = dict(randomness, seed=meta.get('seed'))
+
+
+def _has_named_state(saved: dict[str, Any]) -> bool:
+    """Whether the optimizer's state in a checkpoint is by names of parameters, not by their numbers."""
+    groups = saved.get('optimizer', {}).get('param_groups', [])
+    return bool(groups) and all(isinstance(name, str) for group in groups for name in group['params'])
 
 
 def build_runner(cfg: Config, dataloaders: Sequence[str]) -> Runner:
