@@ -4,8 +4,11 @@
 tools/launch.py --standalone --nproc_per_node=2 tools/train.py configs/maskrcnn_acmix.py --launcher pytorch
 """
 
+import os
 import signal
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 
 from torch.distributed import DistNetworkError
 from torch.distributed.elastic.multiprocessing import SignalException
@@ -17,12 +20,20 @@ def main() -> None:
     try:
         run(parse_args(None))
     except ChildFailedError as error:
+        _end_loaders(error.failures.values())
         sys.exit(f'launch.py: the job has ended: {"; ".join(_told(error.failures))}')
     except SignalException as error:
         sys.exit(f'launch.py: the job has ended: {signal.Signals(error.sigval).name} stopped it')
     except DistNetworkError as error:
         reason = str(error).partition(' (errno')[0].splitlines()[0]
         sys.exit(f'launch.py: the processes do not find each other, see MASTER_ADDR and PORT: {reason}')
+
+
+def _end_loaders(failures: Iterable[ProcessFailure]) -> None:
+    """End what a process that was killed has left: loaders of data, which may wait for it forever."""
+    for failure in failures:
+        with suppress(ProcessLookupError):  # there is none
+            os.killpg(failure.pid, signal.SIGKILL)  # torchrun starts each process as the head of a group
 
 
 def _told(failures: dict[int, ProcessFailure]) -> list[str]:

@@ -5,6 +5,7 @@ import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from torch import distributed
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
@@ -149,6 +150,7 @@ def compare_shared_out(folder):
         optimizer = torch.optim.AdamW(plain.parameters(), lr=LEARNING_RATE)
         strategy = shared_out(Network(like_trained(build())), folder)
         assert sum(p.numel() for p in strategy.model.parameters()) < sum(p.numel() for p in plain.parameters())
+        assert len(FullyShardedDataParallel.fsdp_modules(strategy.model)) > 2, 'blocks are apart'
         for step in range(2):
             if step:  # goes on from a checkpoint, with a network of other weights
                 strategy = shared_out(Network(build().double()), folder)
