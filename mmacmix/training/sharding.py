@@ -40,7 +40,7 @@ class ShardedStrategy(FSDPStrategy):
         on_cpu = get_device() == 'cpu'
         wrapper = dict(type='MMFullyShardedDataParallel', auto_wrap_policy='acmix_blocks', use_orig_params=True)
         device = dict(device_id='cpu') if on_cpu else {}
-        # Where all is on the CPU already, torch would take an offload to it for a copy.
+        # Where all is on the CPU already, torch would take an offload to it for a copy, and hand out its buffers.
         whole = dict(rank0_only=True, offload_to_cpu=not on_cpu)
         super().__init__(
             model_wrapper=wrapper | device | (model_wrapper or {}),
@@ -68,17 +68,7 @@ class ShardedStrategy(FSDPStrategy):
 
     def optim_state_dict(self) -> dict:
         """The whole state of the optimizer, by parameters' names; process 0's alone has contents."""
-        optimizer = self.optim_wrapper.optimizer
-        own = optimizer.state_dict()
-        whole: dict = dict(state={}, param_groups=[])
-        # One quantity after the other: torch gathers all of them in one buffer, which on a CPU it hands out.
-        for quantity in sorted({quantity for state in own['state'].values() for quantity in state}):
-            part = {key: {quantity: state[quantity]} for key, state in own['state'].items() if quantity in state}
-            gathered = FullyShardedDataParallel.optim_state_dict(self.model, optimizer, own | dict(state=part))
-            for name, state in gathered.get('state', {}).items():
-                whole['state'].setdefault(name, {}).update(state)
-            whole['param_groups'] = gathered.get('param_groups', [])
-        return self._base_settings() | whole
+        return super().optim_state_dict() | self._base_settings()
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
         """Take up what ``optim_state_dict`` gave; torch has changed the order of arguments that MMEngine relies on."""

@@ -112,20 +112,21 @@ def last_words(job, log):
     'fate, told',
     [
         ('os.kill(os.getpid(), signal.SIGKILL)', 'process 1 was killed (SIGKILL)'),
-        ("raise UserError('there is\\nno more')", 'process 1 failed with UserError: there is'),
-        ("raise IndexError('17')", 'process 1 failed with IndexError: 17'),
         ('os._exit(3)', 'process 1 ended with status 3'),
+        ("fail('there is\\nno more')", 'process 1 failed with UserError: there is'),
     ],
 )
 def test_what_ends_one_process_ends_the_job_and_is_its_last_line(fate, told, tmp_path):
     script = tmp_path / 'script.py'
     script.write_text(
-        'import os, signal, sys, time\n'
-        'from mmacmix.running import UserError, run\n'
-        'def main(argv):\n'
-        f'    if os.environ["RANK"] == "1": {fate}\n'
-        '    time.sleep(300)\n'
-        'run(main)\n'
+        'import os, signal, time\n'
+        'def fail(message):\n'
+        '    from mmacmix.running import UserError, run\n'
+        '    def main(argv):\n'
+        '        raise UserError(message)\n'
+        '    run(main)\n'
+        f'if os.environ["RANK"] == "1":\n    {fate}\n'
+        'time.sleep(300)\n'
     )
     log = tmp_path / 'log'
     job = start(tmp_path, log, sys.executable, LAUNCH, '--standalone', '--nproc_per_node=2', script)
