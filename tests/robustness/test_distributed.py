@@ -173,5 +173,6 @@ def compare_shared_out(folder):
                     assert torch.allclose(actual, expected, rtol=1e-8, atol=1e-12), case
 
 
+@pytest.mark.slow
 def test_a_network_shared_out_trains_and_resumes_as_a_whole_one(tmp_path):
     run_processes(2, compare_shared_out, tmp_path, str(tmp_path))
