@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 # The oldest versions that have what this package uses.
-_OLDEST = {'mmengine': '0.8.0', 'mmcv': '2.0.0', 'mmdet': '3.0.0', 'mmseg': '1.0.0', 'mmpretrain': '1.0.0'}
+_OLDEST = {'mmengine': '0.10.0', 'mmcv': '2.0.0', 'mmdet': '3.0.0', 'mmseg': '1.0.0', 'mmpretrain': '1.0.0'}
 # The first versions that it has not been run with.
 _UNTRIED = {'mmengine': '1.0.0', 'mmcv': '3.0.0'}
 _PACKAGES = {'mmcv': 'mmcv-lite==2.1.0', 'mmdet': 'mmdet==3.3.0', 'mmseg': 'mmsegmentation==1.2.2'}

@@ -14,9 +14,10 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import Runner
+from mmengine.registry import MODELS, RUNNERS, init_default_scope
+from mmengine.runner import FlexibleRunner, Runner
 from mmengine.utils import import_modules_from_strings
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from .environment import (
     WeightsError,
@@ -25,6 +26,7 @@ from .environment import (
     load_checkpoint,
     state_dict_of,
 )
+from .processes import prepare_processes
 from .reporting import PathWeightsHook, ResultsHook
 from .training import DataOnlyHook, RandomStateHook, latest_checkpoint
 
@@ -42,6 +44,8 @@ _SETTINGS = {
     'custom_imports',
     'find_unused_parameters',
     'model_wrapper_cfg',
+    'runner_type',
+    'strategy',
     'sync_bn',
     'tta_model',
     'tta_pipeline',
@@ -190,7 +194,7 @@ def resume(cfg: Config) -> None:
     With the seed that it had, unless the config sets one: data sets are shuffled from it.
 
     Raises:
-        UserError: It cannot be read, or holds weights alone.
+        UserError: It cannot be read, holds weights alone, or is not of FSDP, which resumes its own alone.
     """
     cfg.load_from = cfg.get('load_from') or latest_checkpoint(cfg.work_dir)
     cfg.resume = cfg.load_from is not None
@@ -203,9 +207,17 @@ def resume(cfg: Config) -> None:
     meta = saved.get('meta') if isinstance(saved, dict) and 'message_hub' in saved else None
     if not isinstance(meta, dict) or not {'epoch', 'iter'} <= meta.keys():
         raise UserError(f'{cfg.load_from} holds weights and no training to go on from: load_from starts from weights')
+    if cfg.get('strategy', {}).get('type') == 'ShardedStrategy' and not _has_named_state(saved):
+        raise UserError(f'{cfg.load_from} was not written by FSDP, which resumes its own: start from it as load_from')
     randomness = cfg.get('randomness') or {}
     if randomness.get('seed') is None:
         cfg.randomness = dict(randomness, seed=meta.get('seed'))
+
+
+def _has_named_state(saved: dict[str, Any]) -> bool:
+    """Whether the optimizer's state in a checkpoint is by names of parameters, not by their numbers."""
+    groups = saved.get('optimizer', {}).get('param_groups', [])
+    return bool(groups) and all(isinstance(name, str) for group in groups for name in group['params'])
 
 
 def build_runner(cfg: Config, dataloaders: Sequence[str]) -> Runner:
@@ -224,13 +236,21 @@ def build_runner(cfg: Config, dataloaders: Sequence[str]) -> Runner:
     check_data(cfg, dataloaders)
     if 'train_dataloader' in dataloaders:
         _write_whole_checkpoints(cfg)
-    if cfg.launcher == 'pytorch' and not torch.cuda.is_available():
-        _start_cpu_processes(cfg)
+    else:
+        for name in ('runner_type', 'strategy'):  # those of FSDP are for training: its checkpoints are ordinary ones
+            cfg.pop(name, None)
     try:
-        runner = Runner.from_cfg(cfg)
+        prepare_processes(cfg)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    try:
+        runner = RUNNERS.get(cfg.get('runner_type', 'Runner')).from_cfg(cfg)
         for name in dataloaders:
             getattr(runner, name.replace('dataloader', 'loop'))
-        if 'train_dataloader' in dataloaders:
+        if isinstance(runner, FlexibleRunner):  # builds them when it runs: too late for a sentence
+            runner.model = runner.strategy.build_model(runner.model)
+            runner.strategy.build_optim_wrapper(runner.optim_wrapper, runner.model)
+        elif 'train_dataloader' in dataloaders:
             runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     except Exception as error:
         hint = f' (the config had no {", ".join(new_options)} before --cfg-options)' if new_options else ''
@@ -256,21 +276,6 @@ def _write_whole_checkpoints(cfg: Config) -> None:
     hook = cfg.default_hooks.checkpoint
     if hook and hook.get('type') == 'CheckpointHook':
         hook.type = 'AtomicCheckpointHook'
-
-
-def _start_cpu_processes(cfg: Config) -> None:
-    """What MMEngine's own start of several processes takes a GPU for."""
-    torch.distributed.init_process_group('gloo')
-    cfg.setdefault(
-        'model_wrapper_cfg',
-        dict(
-            type='MMDistributedDataParallel',
-            device_ids=None,
-            broadcast_buffers=False,
-            find_unused_parameters=cfg.get('find_unused_parameters', False),
-        ),
-    )
-    cfg.sync_bn = None  # torch synchronises batch normalisation on GPUs alone
 
 
 def check_data(cfg: Config, dataloaders: Sequence[str]) -> None:
@@ -358,7 +363,7 @@ def _fitted(saved: dict[str, torch.Tensor], model: torch.nn.Module) -> dict[str,
 def run(main: Callable[[list[str] | None], None]) -> None:
     """Run a tool's ``main``; a mistake of the user's ends it with one sentence and status 1."""
     try:
-        main(None)
+        record(main)(None)  # for what has started this process: tools/launch.py
     except (UserError, WeightsError, OSError) as error:  # files that can't be read or written
         sys.exit(f'{Path(sys.argv[0]).name}: {error}')
 

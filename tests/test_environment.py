@@ -65,7 +65,7 @@ def test_a_library_that_is_too_old_is_named():
         mmengine.__version__ = '0.7.0'
         import mmacmix
     """)
-    assert done.stderr.strip().endswith('mmacmix needs mmengine 0.8.0 or newer, found 0.7.0.')
+    assert done.stderr.strip().endswith('mmacmix needs mmengine 0.10.0 or newer, found 0.7.0.')
 
 
 class ReachOut:

@@ -4,7 +4,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmacmix.layers import WindowACmix
-from mmacmix.running import UserError, check_checkpoint, check_data
+from mmacmix.running import UserError, check_checkpoint, check_data, resume
 
 
 @pytest.fixture
@@ -56,3 +56,18 @@ def test_an_empty_folder_is_told(tmp_path):
         check_data(Config(dict(val_dataloader=dict(dataset=dataset))), ['val_dataloader'])
     (tmp_path / 'images' / '1.jpg').touch()
     check_data(Config(dict(val_dataloader=dict(dataset=dataset))), ['val_dataloader'])
+
+
+def test_a_training_that_is_shared_out_resumes_its_own_checkpoints(saved, tmp_path):
+    _, model = saved
+    path, names = str(tmp_path / 'saved.pth'), [name for name, _ in model.named_parameters()]
+    state = torch.optim.SGD(model.parameters(), 0.1).state_dict()
+    checkpoint = dict(state_dict=model.state_dict(), optimizer=state, meta=dict(epoch=0, iter=1), message_hub={})
+    cfg = Config(dict(work_dir=str(tmp_path), load_from=path, strategy=dict(type='ShardedStrategy')))
+    torch.save(checkpoint, path)
+    with pytest.raises(UserError, match='was not written by FSDP, which resumes its own: start from it as load_from'):
+        resume(cfg)
+    state['param_groups'][0]['params'] = names
+    torch.save(checkpoint, path)
+    resume(cfg)
+    assert cfg.resume

@@ -11,5 +11,5 @@ else
     where=(--nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}"
         --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}")
 fi
-exec python -m torch.distributed.run "${where[@]}" --nproc_per_node="$processes" \
+exec python "$(dirname "$0")/launch.py" "${where[@]}" --nproc_per_node="$processes" \
     "$(dirname "$0")/train.py" "$config" --launcher pytorch "${@:3}"

@@ -36,10 +36,15 @@ class PathWeightsHook(Hook):
             return
         self._observing.close()
         scalars = {
-            f'path_weights/{layer.removeprefix("module.")}/{field}': value
+            f'path_weights/{_unwrapped(layer)}/{field}': value
             for layer, weights in self._observed.items()
             for field, value in weights._asdict().items()
         }
         self._observed = None
         if scalars:
             runner.visualizer.add_scalars(scalars, step=runner.iter + 1)
+
+
+def _unwrapped(layer: str) -> str:
+    """The name that a layer has without what wraps the network for several processes."""
+    return layer.replace('_fsdp_wrapped_module.', '').removeprefix('module.')

@@ -14,6 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from mmengine.utils.dl_utils import collect_env
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.utils.data import DataLoader
 
 from .class_iou import ClassIoU
@@ -47,6 +48,10 @@ class ResultsHook(Hook):
         self._class_iou: ClassIoU | None = None
 
     def before_train(self, runner: Runner) -> None:
+        parameters = count_parameters(runner.model)
+        if isinstance(runner.model, FullyShardedDataParallel):
+            parts = all_gather_object(parameters)
+            parameters = {name: sum(part[name] for part in parts) for name in parameters}
         if is_main_process():
             environment = dict(
                 machine=f'{platform.machine()}, {os.cpu_count()} CPU cores', **_versions(), **collect_env()
@@ -54,7 +59,7 @@ class ResultsHook(Hook):
             run = dict(
                 config=Path(runner.cfg.filename or runner.work_dir).stem,
                 processes=get_world_size(),
-                parameters=count_parameters(runner.model),
+                parameters=parameters,
                 environment={name: str(value) for name, value in environment.items()},
             )
             (Path(runner.work_dir) / 'run.json').write_text(json.dumps(run, indent=1))

@@ -2,5 +2,15 @@ from .atomic_files import AtomicFileBackend
 from .checkpoint_hook import AtomicCheckpointHook, latest_checkpoint
 from .data_only_hook import DataOnlyHook
 from .random_state_hook import RandomStateHook
+from .sharding import ShardedOptimWrapper, ShardedStrategy, acmix_blocks
 
-__all__ = ['AtomicCheckpointHook', 'AtomicFileBackend', 'DataOnlyHook', 'RandomStateHook', 'latest_checkpoint']
+__all__ = [
+    'AtomicCheckpointHook',
+    'AtomicFileBackend',
+    'DataOnlyHook',
+    'RandomStateHook',
+    'ShardedOptimWrapper',
+    'ShardedStrategy',
+    'acmix_blocks',
+    'latest_checkpoint',
+]

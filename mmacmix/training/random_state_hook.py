@@ -19,24 +19,31 @@ class RandomStateHook(Hook):
     On a CPU, in one process, a resumed training then ends with the weights, bit for bit, of one that ran through: with
     MMEngine's loop by iterations always; with its loop by epochs, which resumes between epochs, unless
     ``persistent_workers`` carry random numbers of their own from one epoch to the next. Of several processes only the
-    first one's state would be in a checkpoint, so none is taken up.
+    first one's state would be in a checkpoint, so none is taken up, and a warning says what will be different.
     """
 
     priority = 'VERY_LOW'
 
     def __init__(self) -> None:
         self._saved: dict[str, Any] | None = None
+        self._processes = 1  # those that the checkpoint is of
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         checkpoint['random_state'] = random_state()
+        checkpoint['meta']['processes'] = get_world_size()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self._saved = checkpoint.get('random_state')
+        self._processes = checkpoint.get('meta', {}).get('processes', 1)
 
     def before_train_epoch(self, runner: Runner) -> None:
         saved, self._saved = self._saved, None
         loop = runner.train_loop
-        if saved is None or not runner.iter or get_world_size() > 1:  # without iterations nothing is resumed
+        if saved is None or not runner.iter:  # without iterations nothing is resumed
+            return
+        processes = get_world_size()
+        if processes > 1 or self._processes > 1:
+            runner.logger.warning(f'Training {_what_changes(self._processes, processes)}')
             return
         if hasattr(loop, 'dataloader_iterator'):  # by iterations: the loop will first skip the batches that it had
             loop.dataloader_iterator = _after(runner.iter, loop.dataloader_iterator, lambda: set_random_state(saved))
@@ -48,6 +55,15 @@ class RandomStateHook(Hook):
 
     def after_val(self, runner: Runner) -> None:
         set_random_state(self._before_val)  # a training that resumes at an evaluation leaves it out
+
+
+def _what_changes(before: int, now: int) -> str:
+    if before == now:
+        return f'goes on with other random numbers than it would have had: those of {now} processes are not kept'
+    return (
+        f'goes on with {now} instead of {before} processes: schedule and learning rate stay those of the checkpoint, '
+        'while an iteration takes another number of images, other ones, with other random numbers'
+    )
 
 
 def random_state() -> dict[str, Any]:
