@@ -19,9 +19,11 @@ from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 
 from .backbones.pretrained import WeightsError
+from .datasets import check_maps, checked_annotations, checked_items
 from .environment import allow_only_data_in_checkpoints, load_checkpoint, state_dict_of
+from .errors import UserError
 from .reporting import PathWeightsHook, ResultsHook
-from .training import RandomStateHook, latest_checkpoint
+from .training import FiniteHook, RandomStateHook, latest_checkpoint
 
 # How to get a data set, by the folder that the configs of this package look for it in.
 _SOURCES = {
@@ -41,10 +43,6 @@ _SETTINGS = {
     'tta_model',
     'tta_pipeline',
 }
-
-
-class UserError(Exception):
-    """Something the user can mend; the message is one sentence."""
 
 
 def add_config_arguments(parser: ArgumentParser, optional: bool = False) -> None:
@@ -209,14 +207,21 @@ def build_runner(cfg: Config, dataloaders: Sequence[str]) -> Runner:
     try:
         runner = Runner.from_cfg(cfg)
         for name in dataloaders:
-            getattr(runner, name.replace('dataloader', 'loop'))
+            for dataset in _datasets((cfg.get(name) or {}).get('dataset')):
+                check_maps(dataset)
+            with checked_annotations(cfg.get('default_scope')):
+                loop = getattr(runner, name.replace('dataloader', 'loop'))
+            checked_items(loop.dataloader.dataset)
         if 'train_dataloader' in dataloaders:
             runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    except UserError:
+        raise
     except Exception as error:
         hint = f' (the config had no {", ".join(new_options)} before --cfg-options)' if new_options else ''
         raise UserError(f'{cfg.filename} cannot be built{hint}: {_first_line(error)}') from error
     runner.register_hook(ResultsHook())
     runner.register_hook(RandomStateHook())
+    runner.register_hook(FiniteHook())
     if not any(isinstance(hook, PathWeightsHook) for hook in runner.hooks):
         runner.register_hook(PathWeightsHook())
     return runner

@@ -1,5 +1,6 @@
 from .atomic_files import AtomicFileBackend
 from .checkpoint_hook import AtomicCheckpointHook, latest_checkpoint
+from .finite_hook import FiniteHook
 from .random_state_hook import RandomStateHook
 
-__all__ = ['AtomicCheckpointHook', 'AtomicFileBackend', 'RandomStateHook', 'latest_checkpoint']
+__all__ = ['AtomicCheckpointHook', 'AtomicFileBackend', 'FiniteHook', 'RandomStateHook', 'latest_checkpoint']
