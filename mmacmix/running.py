@@ -17,6 +17,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
+from torch.utils.data import DataLoader
 
 from .backbones.pretrained import WeightsError
 from .datasets import check_maps, checked_annotations, checked_items
@@ -205,13 +206,9 @@ def build_runner(cfg: Config, dataloaders: Sequence[str]) -> Runner:
     if cfg.launcher == 'pytorch' and not torch.cuda.is_available():
         _start_cpu_processes(cfg)
     try:
-        runner = Runner.from_cfg(cfg)
+        runner = _Runner.from_cfg(cfg)
         for name in dataloaders:
-            for dataset in _datasets((cfg.get(name) or {}).get('dataset')):
-                check_maps(dataset)
-            with checked_annotations(cfg.get('default_scope')):
-                loop = getattr(runner, name.replace('dataloader', 'loop'))
-            checked_items(loop.dataloader.dataset)
+            getattr(runner, name.replace('dataloader', 'loop'))
         if 'train_dataloader' in dataloaders:
             runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     except UserError:
@@ -225,6 +222,19 @@ def build_runner(cfg: Config, dataloaders: Sequence[str]) -> Runner:
     if not any(isinstance(hook, PathWeightsHook) for hook in runner.hooks):
         runner.register_hook(PathWeightsHook())
     return runner
+
+
+class _Runner(Runner):
+    """MMEngine's, which checks data sets as it builds them: before the dataloader's workers start."""
+
+    @staticmethod
+    def build_dataloader(dataloader: DataLoader | dict, *arguments: Any, **named: Any) -> DataLoader:
+        for dataset in _datasets(dataloader.get('dataset') if isinstance(dataloader, dict) else None):
+            check_maps(dataset)
+        with checked_annotations():
+            built = Runner.build_dataloader(dataloader, *arguments, **named)
+        checked_items(built.dataset)
+        return built
 
 
 def _write_whole_checkpoints(cfg: Config) -> None:

@@ -13,6 +13,7 @@ from math import isfinite
 from typing import Any
 
 from mmengine.logging import print_log
+from mmengine.registry import DefaultScope
 
 from .files import DataError, check_files
 
@@ -24,16 +25,14 @@ _KEYS = dict(
 
 
 @contextmanager
-def checked_annotations(scope: str | None) -> Iterator[None]:
-    """Meanwhile MMDetection's ``CocoDataset`` checks the files that it reads.
-
-    Args:
-        scope: The config's ``default_scope``. In others than ``'mmdet'`` nothing happens.
+def checked_annotations() -> Iterator[None]:
+    """Meanwhile MMDetection's ``CocoDataset`` checks the files that it reads, where the default scope is its own.
 
     Raises:
         DataError: A file can't be used.
     """
-    if scope != 'mmdet':
+    scope = DefaultScope.get_current_instance()
+    if scope is None or scope.scope_name != 'mmdet':
         yield
         return
     from mmdet.datasets import CocoDataset
