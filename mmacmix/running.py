@@ -206,7 +206,7 @@ def build_runner(cfg: Config, dataloaders: Sequence[str]) -> Runner:
     if cfg.launcher == 'pytorch' and not torch.cuda.is_available():
         _start_cpu_processes(cfg)
     try:
-        runner = _Runner.from_cfg(cfg)
+        runner = CheckedRunner.from_cfg(cfg)
         for name in dataloaders:
             getattr(runner, name.replace('dataloader', 'loop'))
         if 'train_dataloader' in dataloaders:
@@ -224,7 +224,7 @@ def build_runner(cfg: Config, dataloaders: Sequence[str]) -> Runner:
     return runner
 
 
-class _Runner(Runner):
+class CheckedRunner(Runner):
     """MMEngine's, which checks data sets as it builds them: before the dataloader's workers start."""
 
     @staticmethod
