@@ -84,4 +84,4 @@ def test_memory_does_not_grow(train):
 
 
 if __name__ == '__main__':
-    print(*soak(sys.argv[1], *(argument == '1' for argument in sys.argv[2:])))
+    print(*soak(*(argument == '1' for argument in sys.argv[1:])))
