@@ -1,8 +1,8 @@
 """Two thousand steps, and two thousand inferences, on images of random sizes: what is kept by mistake adds up.
 
-In a process of its own, whose memory is that of this work alone. malloc takes maps from the system one by one and
-gives them back at once (glibc would otherwise keep freed ones in its heap, between which small things come to lie:
-growth that is no leak).
+Each in a process of its own, whose memory is that of this work alone. What grows there without a leak is kept out:
+torch keeps compiled kernels of the thousand sizes that came last, which two hundred steps do not fill, and malloc keeps
+freed maps between small things that are in use.
 """
 
 import ctypes
@@ -33,16 +33,24 @@ def networks():
     )
 
 
-ALLOCATION = dict(MALLOC_ARENA_MAX='1', MALLOC_MMAP_THRESHOLD_='65536', MALLOC_TRIM_THRESHOLD_='0')
+ENVIRONMENT = dict(
+    LRU_CACHE_CAPACITY='1',  # of torch's kernels, and of oneDNN's below it
+    ONEDNN_PRIMITIVE_CACHE_CAPACITY='0',
+    MALLOC_ARENA_MAX='1',
+    MALLOC_MMAP_THRESHOLD_='65536',  # maps are taken from the system one by one, and given back at once
+    MALLOC_TRIM_THRESHOLD_='0',
+    OMP_NUM_THREADS='1',
+    PYTHONPATH=str(ROOT),
+)
 
 
-def soak(train, kept):
-    """Memory after the warm-up and after all steps, in bytes; with ``kept`` some outputs are kept, as a leak would."""
+def soak(train):
+    """Memory after the warm-up and after all steps, in bytes."""
     torch.manual_seed(0)
     sizes = random.Random(0)
     both = networks().train(train)
     optimizer = torch.optim.SGD(both.parameters(), 1e-3)
-    outputs, memory = [], {}
+    memory = {}
     for step in range(1, STEPS + 1):
         images = torch.rand(2 if train else 1, 3, sizes.randint(17, 96), sizes.randint(17, 96))
         with torch.set_grad_enabled(train):
@@ -51,8 +59,6 @@ def soak(train, kept):
             optimizer.zero_grad()
             output.square().mean().backward()
             optimizer.step()
-        if kept and step % 10 < 2:
-            outputs.append(output)
         if step in (WARM_UP, STEPS):
             del output
             gc.collect()
@@ -61,15 +67,15 @@ def soak(train, kept):
     return memory[WARM_UP], memory[STEPS]
 
 
-def growth(train, kept=False):
-    command = [sys.executable, '-m', 'tests.robustness.test_soak', str(int(train)), str(int(kept))]
+def growth(train):
+    command = [sys.executable, '-m', 'tests.robustness.test_soak', str(int(train))]
     done = subprocess.run(
         command,
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, **ALLOCATION, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)},
+        env={**os.environ, **ENVIRONMENT},
     )
     assert done.returncode == 0, done.stderr[-2000:]
     before, after = map(int, done.stdout.split()[-2:])
@@ -80,8 +86,9 @@ def growth(train, kept=False):
 @pytest.mark.slow
 @pytest.mark.parametrize('train', [True, False], ids=['training', 'inference'])
 def test_memory_does_not_grow(train):
-    assert growth(train) < 0.02
+    # 2% would be nine megabytes, torch itself being most of the process: more than such small networks leak.
+    assert growth(train) < 0.003
 
 
 if __name__ == '__main__':
-    print(*soak(*(argument == '1' for argument in sys.argv[1:])))
+    print(*soak(sys.argv[1] == '1'))
