@@ -18,7 +18,9 @@ from mmengine.registry import MODELS, RUNNERS, init_default_scope
 from mmengine.runner import FlexibleRunner, Runner
 from mmengine.utils import import_modules_from_strings
 from torch.distributed.elastic.multiprocessing.errors import record
+from torch.utils.data import DataLoader
 
+from .datasets import check_maps, checked_annotations, checked_items
 from .environment import (
     WeightsError,
     allow_only_data_in_checkpoints,
@@ -26,9 +28,10 @@ from .environment import (
     load_checkpoint,
     state_dict_of,
 )
+from .errors import UserError
 from .processes import prepare_processes
 from .reporting import PathWeightsHook, ResultsHook
-from .training import DataOnlyHook, RandomStateHook, latest_checkpoint
+from .training import DataOnlyHook, FiniteHook, RandomStateHook, latest_checkpoint
 
 # How to get a data set, by the folder that the configs of this package look for it in.
 _SOURCES = {
@@ -50,10 +53,6 @@ _SETTINGS = {
     'tta_model',
     'tta_pipeline',
 }
-
-
-class UserError(Exception):
-    """Something the user can mend; the message is one sentence."""
 
 
 def add_config_arguments(parser: ArgumentParser, optional: bool = False) -> None:
@@ -244,7 +243,7 @@ def build_runner(cfg: Config, dataloaders: Sequence[str]) -> Runner:
     except ValueError as error:
         raise UserError(str(error)) from error
     try:
-        runner = RUNNERS.get(cfg.get('runner_type', 'Runner')).from_cfg(cfg)
+        runner = _checking(RUNNERS.get(cfg.get('runner_type', 'Runner'))).from_cfg(cfg)
         for name in dataloaders:
             getattr(runner, name.replace('dataloader', 'loop'))
         if isinstance(runner, FlexibleRunner):  # builds them when it runs: too late for a sentence
@@ -252,15 +251,34 @@ def build_runner(cfg: Config, dataloaders: Sequence[str]) -> Runner:
             runner.strategy.build_optim_wrapper(runner.optim_wrapper, runner.model)
         elif 'train_dataloader' in dataloaders:
             runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    except UserError:
+        raise
     except Exception as error:
         hint = f' (the config had no {", ".join(new_options)} before --cfg-options)' if new_options else ''
         raise UserError(f'{cfg.filename} cannot be built{hint}: {_first_line(error)}') from error
     runner.register_hook(ResultsHook())
     runner.register_hook(RandomStateHook())
     runner.register_hook(DataOnlyHook())
+    runner.register_hook(FiniteHook())
     if not any(isinstance(hook, PathWeightsHook) for hook in runner.hooks):
         runner.register_hook(PathWeightsHook())
     return runner
+
+
+def _checking(runner_type: type[Runner] | type[FlexibleRunner]) -> type:
+    """MMEngine's runner, which checks data sets as it builds them: before the dataloader's workers start."""
+
+    class CheckedRunner(runner_type):
+        @staticmethod
+        def build_dataloader(dataloader: DataLoader | dict, *arguments: Any, **named: Any) -> DataLoader:
+            for dataset in _datasets(dataloader.get('dataset') if isinstance(dataloader, dict) else None):
+                check_maps(dataset)
+            with checked_annotations():
+                built = runner_type.build_dataloader(dataloader, *arguments, **named)
+            checked_items(built.dataset)
+            return built
+
+    return CheckedRunner
 
 
 def _allow_only_data() -> None:

@@ -23,4 +23,4 @@ def complaint(name, arguments, capsys):
     tool = load(name)
     with pytest.raises((UserError, SystemExit)) as caught:
         tool.main(list(map(str, arguments)))
-    return str(caught.value) if caught.type is UserError else capsys.readouterr().err.splitlines()[-1]
+    return str(caught.value) if issubclass(caught.type, UserError) else capsys.readouterr().err.splitlines()[-1]

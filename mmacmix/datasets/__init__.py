@@ -1,3 +1,6 @@
+from .annotations import checked_annotations
+from .items import checked_items
+from .maps import check_maps
 from .shapes import CLASSES, PALETTE, SEMANTIC_CLASSES, SEMANTIC_PALETTE, Scene, draw_scene, write_shapes
 from .wrappers import innermost
 
@@ -7,6 +10,9 @@ __all__ = [
     'SEMANTIC_CLASSES',
     'SEMANTIC_PALETTE',
     'Scene',
+    'check_maps',
+    'checked_annotations',
+    'checked_items',
     'draw_scene',
     'innermost',
     'write_shapes',

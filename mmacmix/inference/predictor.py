@@ -62,12 +62,18 @@ class Predictor:
         self._artist.dataset_meta = self.dataset_meta
 
     def __call__(self, image: np.ndarray) -> BaseDataElement:
-        """The prediction for one image, ``(H, W, 3)`` uint8, BGR: ``pred_instances`` or ``pred_sem_seg``."""
+        """The prediction for one image, ``(H, W, 3)`` uint8, BGR: ``pred_instances`` or ``pred_sem_seg``.
+
+        Raises:
+            ValueError: It is none. Numbers that are not finite would be found nothing in.
+        """
         with torch.no_grad():
             return self.model.test_step(pseudo_collate([self.prepare(image)]))[0]
 
     def prepare(self, image: np.ndarray) -> dict[str, Any]:
         """What the network takes for an image: ``inputs`` and ``data_samples``."""
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ValueError(f'image must be (H, W, 3) uint8, got {image.shape} {image.dtype}')
         return self.pipeline(dict(img=image, img_id=0))
 
     def attention_maps(

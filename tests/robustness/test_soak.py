@@ -1,0 +1,94 @@
+"""Two thousand steps, and two thousand inferences, on images of random sizes: what is kept by mistake adds up.
+
+Each in a process of its own, whose memory is that of this work alone. What grows there without a leak is kept out:
+torch keeps compiled kernels of the thousand sizes that came last, which two hundred steps do not fill, and malloc keeps
+freed maps between small things that are in use.
+"""
+
+import ctypes
+import gc
+import os
+import random
+import subprocess
+import sys
+
+import psutil
+import pytest
+import torch
+
+from mmacmix.backbones import ACmixResNet, ACmixSwinTransformer
+from tests.tooling import ROOT
+
+STEPS, WARM_UP = 2000, 200
+
+
+def networks():
+    """The two kinds: attention around each pixel, and in windows."""
+    first = dict(num_stages=1, strides=(1,), dilations=(1,), stage_with_acmix=(True,), out_indices=(0,))
+    return torch.nn.ModuleList(
+        [
+            ACmixResNet(26, base_channels=8, norm_eval=False, **first),
+            ACmixSwinTransformer(dict(embed_dims=8, depths=(1, 1), num_heads=(2, 4)), out_indices=(1,)),
+        ]
+    )
+
+
+ENVIRONMENT = dict(
+    LRU_CACHE_CAPACITY='1',  # of torch's kernels, and of oneDNN's below it
+    ONEDNN_PRIMITIVE_CACHE_CAPACITY='0',
+    MALLOC_ARENA_MAX='1',
+    MALLOC_MMAP_THRESHOLD_='65536',  # maps are taken from the system one by one, and given back at once
+    MALLOC_TRIM_THRESHOLD_='0',
+    OMP_NUM_THREADS='1',
+    PYTHONPATH=str(ROOT),
+)
+
+
+def soak(train):
+    """Memory after the warm-up and after all steps, in bytes."""
+    torch.manual_seed(0)
+    sizes = random.Random(0)
+    both = networks().train(train)
+    optimizer = torch.optim.SGD(both.parameters(), 1e-3)
+    memory = {}
+    for step in range(1, STEPS + 1):
+        images = torch.rand(2 if train else 1, 3, sizes.randint(17, 96), sizes.randint(17, 96))
+        with torch.set_grad_enabled(train):
+            (output,) = both[step % 2](images)
+        if train:
+            optimizer.zero_grad()
+            output.square().mean().backward()
+            optimizer.step()
+        if step in (WARM_UP, STEPS):
+            del output
+            gc.collect()
+            ctypes.CDLL(None).malloc_trim(0)
+            memory[step] = psutil.Process().memory_info().rss
+    return memory[WARM_UP], memory[STEPS]
+
+
+def growth(train):
+    command = [sys.executable, '-m', 'tests.robustness.test_soak', str(int(train))]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **ENVIRONMENT},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    before, after = map(int, done.stdout.split()[-2:])
+    print(f'{before / 2**20:.1f} MiB after {WARM_UP} steps, {after / 2**20:.1f} MiB after {STEPS}')
+    return after / before - 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('train', [True, False], ids=['training', 'inference'])
+def test_memory_does_not_grow(train):
+    # 2% would be nine megabytes, torch itself being most of the process: more than such small networks leak.
+    assert growth(train) < 0.003
+
+
+if __name__ == '__main__':
+    print(*soak(sys.argv[1] == '1'))
