@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmacmix.running import UserError
+from mmacmix.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 

@@ -26,10 +26,11 @@ from torch import Tensor, nn
 
 from mmacmix.backbones import ACmixResNet, ACmixSwinTransformer
 from mmacmix.deploy import fuse
+from mmacmix.errors import UserError
 from mmacmix.layers import ACmix
 from mmacmix.ops import available_backends
 from mmacmix.reporting.measurement import Work, draw, draw_scaling, measure, table
-from mmacmix.running import UserError, build_model, load_configs, run
+from mmacmix.running import build_model, load_configs, run
 
 # Lines of the chart of `scaling`.
 ONE, SEVERAL = 'images of growing size', 'a growing number of small images'

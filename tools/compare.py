@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
+from mmacmix.errors import UserError
 from mmacmix.reporting.comparison import Run, draw_comparison, read_run, table
 from mmacmix.reporting.complexity import Part, complexity
-from mmacmix.running import UserError, build_model, load_configs, run
+from mmacmix.running import build_model, load_configs, run
 
 TRAIN = Path(__file__).with_name('train.py')
 

@@ -18,7 +18,8 @@ from mmacmix.backbones.warm_start import warm_start
 from mmacmix.checkpoints import SOURCES, convert
 from mmacmix.checkpoints.resnet import kernel_errors
 from mmacmix.environment import load_checkpoint, state_dict_of
-from mmacmix.running import UserError, run
+from mmacmix.errors import UserError
+from mmacmix.running import run
 
 IMAGES, SIDE = 32, 224
 IMAGENET = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)

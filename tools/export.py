@@ -17,8 +17,9 @@ from mmengine.utils import is_installed
 
 from mmacmix.datasets.shapes import draw_scene
 from mmacmix.deploy.export import FORMATS, PARTS, Exportable, difference, export, load
+from mmacmix.errors import UserError
 from mmacmix.inference import Predictor, read_image
-from mmacmix.running import UserError, add_config_arguments, load_config, run
+from mmacmix.running import add_config_arguments, load_config, run
 
 SIZE = 512, 544  # height and width of the images that the network is traced with
 MOST = 1e-3  # of the difference between file and network

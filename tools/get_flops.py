@@ -9,9 +9,10 @@ from argparse import ArgumentParser
 
 import torch
 
+from mmacmix.errors import UserError
 from mmacmix.reporting.complexity import Part, complexity
 from mmacmix.reporting.sizes import BACKBONES, classifier_size
-from mmacmix.running import UserError, add_config_arguments, build_model, load_config, run
+from mmacmix.running import add_config_arguments, build_model, load_config, run
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -11,8 +11,9 @@ COCO's format (images, categories, annotations with scores), of a segmentor maps
 from argparse import ArgumentParser
 from pathlib import Path
 
+from mmacmix.errors import UserError
 from mmacmix.inference import Predictor, find_media, infer
-from mmacmix.running import UserError, add_config_arguments, load_config, run
+from mmacmix.running import add_config_arguments, load_config, run
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -7,7 +7,8 @@ python tools/make_shapes.py data/shapes
 from argparse import ArgumentParser
 
 from mmacmix.datasets import write_shapes
-from mmacmix.running import UserError, run
+from mmacmix.errors import UserError
+from mmacmix.running import run
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import mmcv
 
+from mmacmix.errors import UserError
 from mmacmix.inference import Predictor, read_image
 from mmacmix.reporting.attention_maps import draw_attention, last_of_each_stage
-from mmacmix.running import UserError, add_config_arguments, load_config, run
+from mmacmix.running import add_config_arguments, load_config, run
 
 
 def main(argv: list[str] | None = None) -> None:

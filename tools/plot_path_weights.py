@@ -9,10 +9,11 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from mmacmix.environment import load_checkpoint, state_dict_of
+from mmacmix.errors import UserError
 from mmacmix.reporting.charts import draw_path_weights, draw_path_weights_over_time
 from mmacmix.reporting.path_weights import logged_path_weights, path_weights
 from mmacmix.reporting.scalars import read_scalars
-from mmacmix.running import UserError, run
+from mmacmix.running import run
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -6,8 +6,9 @@ python tools/report.py work_dirs/maskrcnn_acmix
 
 from argparse import ArgumentParser
 
+from mmacmix.errors import UserError
 from mmacmix.reporting.report import write_report
-from mmacmix.running import UserError, run
+from mmacmix.running import run
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -12,7 +12,9 @@ from mmengine.logging import print_log
 
 from mmacmix.datasets import innermost
 from mmacmix.deploy import FusedACmix, fuse
-from mmacmix.running import UserError, add_common_arguments, build_runner, check_checkpoint, load_config, run, unwrapped
+from mmacmix.errors import UserError
+from mmacmix.runner import build_runner, check_checkpoint, unwrapped
+from mmacmix.running import add_common_arguments, load_config, run
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -12,8 +12,10 @@ import torch
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 
+from mmacmix.errors import UserError
 from mmacmix.reporting.report import write_report
-from mmacmix.running import UserError, add_common_arguments, build_runner, check_checkpoint, load_config, resume, run
+from mmacmix.runner import build_runner, check_checkpoint, resume
+from mmacmix.running import add_common_arguments, load_config, run
 
 
 def main(argv: list[str] | None = None) -> None:

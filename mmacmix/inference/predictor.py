@@ -16,10 +16,12 @@ from torch import Tensor
 from ..datasets import innermost
 from ..deploy import fuse
 from ..environment import load_checkpoint, state_dict_of
+from ..errors import UserError
 from ..reporting.attention_maps import observed_attention
 from ..reporting.colors import colors_of_classes
 from ..reporting.legend import add_legend
-from ..running import UserError, build_model, check_checkpoint
+from ..runner import check_checkpoint
+from ..running import build_model
 
 
 class Predictor:

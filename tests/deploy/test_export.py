@@ -7,7 +7,8 @@ from torch import nn
 
 from mmacmix.deploy.export import Exportable, Exported, _AdaptiveAvgPool2d
 from mmacmix.environment import load_checkpoint
-from mmacmix.running import UserError, build_model
+from mmacmix.errors import UserError
+from mmacmix.running import build_model
 from tests.tooling import complaint, load
 
 

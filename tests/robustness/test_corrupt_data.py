@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from PIL import Image
 
@@ -19,7 +20,7 @@ from mmacmix.datasets.files import DataError, check_files
 from mmacmix.datasets.items import CheckedPipeline
 from mmacmix.errors import UserError
 from mmacmix.inference import Predictor
-from mmacmix.running import CheckedRunner, build_runner
+from mmacmix.runner import build_runner, checked_runner
 from tests.conftest import TINY
 from tests.tooling import ROOT
 
@@ -55,7 +56,7 @@ def load(host, loader, workers=0):
     """The data of a training or an evaluation, as tools/train.py and tools/test.py build it."""
     import_module(f'{host}.datasets')
     init_default_scope(host)
-    return CheckedRunner.build_dataloader(config(host, workers)[f'{loader}_dataloader'], seed=0)
+    return checked_runner(Runner).build_dataloader(config(host, workers)[f'{loader}_dataloader'], seed=0)
 
 
 def edit(path, change):

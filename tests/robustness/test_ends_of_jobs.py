@@ -16,7 +16,8 @@ from mmengine.config import Config
 from mmacmix.datasets import write_shapes
 from mmacmix.environment import load_checkpoint
 from mmacmix.reporting.complexity import count_parameters
-from mmacmix.running import build_model, check_checkpoint
+from mmacmix.runner import check_checkpoint
+from mmacmix.running import build_model
 from tests.tooling import ROOT
 
 LAUNCH = ROOT / 'tools' / 'launch.py'
@@ -121,7 +122,8 @@ def test_what_ends_one_process_ends_the_job_and_is_its_last_line(fate, told, tmp
     script.write_text(
         'import os, signal, time\n'
         'def fail(message):\n'
-        '    from mmacmix.running import UserError, run\n'
+        '    from mmacmix.errors import UserError\n'
+        '    from mmacmix.running import run\n'
         '    def main(argv):\n'
         '        raise UserError(message)\n'
         '    run(main)\n'

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from mmacmix.errors import UserError
 from mmacmix.layers import ACmix
 from mmacmix.reporting.measurement import Work
-from mmacmix.running import UserError
 from tests.tooling import ROOT, complaint, load
 
 SMALL = (

@@ -15,8 +15,8 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from mmacmix.datasets import CLASSES, SEMANTIC_CLASSES, SEMANTIC_PALETTE
+from mmacmix.errors import UserError
 from mmacmix.inference import Predictor
-from mmacmix.running import UserError
 from tests.tooling import ROOT, complaint, load
 
 

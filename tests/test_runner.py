@@ -3,8 +3,9 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from mmacmix.errors import UserError
 from mmacmix.layers import WindowACmix
-from mmacmix.running import UserError, check_checkpoint, check_data, resume
+from mmacmix.runner import check_checkpoint, check_data, resume
 
 
 @pytest.fixture
