@@ -276,6 +276,7 @@ def test_an_error_of_a_worker_is_the_same_sentence():
 def test_a_training_whose_loss_is_not_finite_ends_and_its_weights_are_in_no_checkpoint(place):
     cfg = config('mmdet', workers=2)
     cfg.default_hooks.checkpoint.interval = 1
+    cfg.train_cfg.max_iters = 3
     built = build_runner(cfg, ['train_dataloader'])
     step = built.model.train_step
 
