@@ -142,7 +142,11 @@ def test_the_families_are_there():
             ('sem_fpn/sem-fpn', '8xb4-40k_ade20k-512x512'),
         )
     ]
-    shapes = ['shapes/mask-rcnn_acmix-r26_shapes.py', 'shapes/upernet_acmix-swin_shapes.py']
+    shapes = [
+        'shapes/mask-rcnn_acmix-r26_shapes.py',
+        'shapes/mask-rcnn_acmix-r26_fsdp_shapes.py',
+        'shapes/upernet_acmix-swin_shapes.py',
+    ]
     resnets += ['retinanet/retinanet_acmix-r50_fpn_1x_coco.py']
     shapes += [
         f'ablation/{variant}.py'
