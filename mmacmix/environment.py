@@ -157,7 +157,7 @@ def _in_one_sentence(loader: Callable[..., Any]) -> Callable[..., Any]:
         except Exception as error:  # of many kinds, from many places
             reason = f'{type(error).__name__} {error}'.splitlines()[0]
             if os.path.isfile(path) and not _is_written_by_torch(path):
-                reason = 'it is no file that torch.save writes'
+                reason = 'it is no file that torch.save writes, or only a part of one'
             elif 'weights_only' in str(error) or 'Unsupported global' in str(error):
                 reason = 'it holds Python objects, which could run code, beside its tensors'
             raise WeightsError(f'{path} cannot be read as a checkpoint: {reason}') from error

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from .datasets import check_maps, checked_annotations, checked_items
 from .environment import load_checkpoint, state_dict_of
 from .errors import UserError
+from .ops import is_integer
 from .processes import prepare_processes
 from .reporting import PathWeightsHook, ResultsHook
 from .running import allow_only_data, check_host, first_line
@@ -47,7 +48,8 @@ def resume(cfg: Config) -> None:
     except ValueError as error:
         raise UserError(str(error)) from error
     meta = saved.get('meta') if isinstance(saved, dict) and 'message_hub' in saved else None
-    if not isinstance(meta, dict) or not {'epoch', 'iter'} <= meta.keys():
+    places = [meta.get(key) for key in ('epoch', 'iter')] if isinstance(meta, dict) else [None]
+    if not all(is_integer(place) and place >= 0 for place in places):
         raise UserError(f'{cfg.load_from} holds weights and no training to go on from: load_from starts from weights')
     if cfg.get('strategy', {}).get('type') == 'ShardedStrategy' and not _has_named_state(saved):
         raise UserError(f'{cfg.load_from} was not written by FSDP, which resumes its own: start from it as load_from')
@@ -133,8 +135,10 @@ def _write_whole_checkpoints(cfg: Config) -> None:
 
 
 def check_data(cfg: Config, dataloaders: Sequence[str]) -> None:
-    """Raise ``UserError`` where a dataset's files or folders are missing."""
+    """Raise ``UserError`` where a dataset's files or folders are missing; warn where it is measured by another file."""
     for name in dataloaders:
+        evaluators = cfg.get(name.replace('dataloader', 'evaluator')) or []
+        truths = [each.get('ann_file') for each in (evaluators if isinstance(evaluators, list) else [evaluators])]
         for dataset in _datasets((cfg.get(name) or {}).get('dataset')):
             root = dataset.get('data_root') or ''
             paths = [dataset.get('ann_file'), *(dataset.get('data_prefix') or {}).values()]
@@ -147,6 +151,11 @@ def check_data(cfg: Config, dataloaders: Sequence[str]) -> None:
                     )
                 if os.path.isdir(path) and not any(os.scandir(path)):
                     raise UserError(f'{name} looks for images or maps in {path} and it is empty')
+            own = os.path.join(root, dataset.get('ann_file') or '')
+            for truth in filter(None, truths):
+                if os.path.isfile(own) and os.path.isfile(truth) and not os.path.samefile(own, truth):
+                    note = f'{name} reads {own} and its results are compared with {truth}: are they of the same images?'
+                    print_log(note, 'current', logging.WARNING)
 
 
 def _datasets(dataset: dict | None) -> Iterator[dict]:
@@ -174,9 +183,15 @@ def check_checkpoint(path: str, model: torch.nn.Module, whole: bool = True) -> N
     """
     model = unwrapped(model)
     try:
-        saved = state_dict_of(load_checkpoint(path), path)
+        checkpoint = load_checkpoint(path)
+        saved = state_dict_of(checkpoint, path)
     except ValueError as error:
         raise UserError(str(error)) from error
+    if 'state_dict' not in checkpoint and isinstance(checkpoint.get('model'), dict):
+        raise UserError(f'{path} has weights under "model", and MMEngine looks for them under "state_dict"')
+    unsound = [name for name, tensor in saved.items() if not _is_sound(tensor)]
+    if unsound:
+        raise UserError(f'{path} has weights that are no finite numbers, {len(unsound)} of them: {unsound[0]}')
     fitted, wanted = _fitted(saved, model), model.state_dict()
     problems = [
         f'{what} {", ".join(names[:3])}{" and more" if len(names) > 3 else ""}'
@@ -196,6 +211,10 @@ def check_checkpoint(path: str, model: torch.nn.Module, whole: bool = True) -> N
     if whole or not fits:
         raise UserError(f'{path} is a checkpoint of another model: {"; ".join(problems)}')
     print_log(f'{path} fits the model in part: {"; ".join(problems)}', 'current', logging.WARNING)
+
+
+def _is_sound(tensor: torch.Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_meta and bool(tensor.isfinite().all())
 
 
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:

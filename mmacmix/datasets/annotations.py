@@ -48,8 +48,11 @@ def checked_annotations() -> Iterator[None]:
         try:
             with _without_garbage_collection():
                 return Checked(path)
-        except (ValueError, AssertionError) as error:  # of the format or of the encoding; of another content
-            raise DataError(f'{dataset.ann_file} is no COCO annotation file: {error}') from error
+        except DataError:
+            raise
+        except Exception as error:  # of the format, of the encoding, of numbers and names that are something else
+            reason = f'{type(error).__name__} {error}'
+            raise DataError(f'{dataset.ann_file} is no COCO annotation file: {reason}') from error
 
     CocoDataset.COCOAPI = read
     try:
@@ -109,8 +112,11 @@ def check_annotations(content: Any, path: str, classes: Sequence[str], masks: bo
         f'{path}: {len(ids)} of {len(annotations)} annotations {reason}, the first that of id {ids[0]}'
         for reason, ids in left_out.items()
     ]
-    if sum(map(len, left_out.values())) == len(annotations) and 'annotations' in content:
+    used = len(annotations) - sum(map(len, left_out.values()))
+    if not used and 'annotations' in content:
         raise DataError('; '.join(notes) or f'{path} has no annotations')
+    if used and all(annotation.get('iscrowd') for annotation in annotations):
+        raise DataError(f'{path} has nothing but crowds, on which nothing is trained or evaluated')
     return notes
 
 
@@ -151,6 +157,9 @@ def _reason_to_leave_out(
         return 'are left out, being of categories that the file does not have'
     if annotation.get('ignore'):
         return 'are left out, as they say themselves'
+    crowd = annotation.get('iscrowd', 0)
+    if crowd not in (0, 1):
+        raise DataError(f'{path}: iscrowd of annotation {annotation["id"]} must be 0 or 1, got {crowd!r}')
     try:
         x, y, width, height = annotation['bbox']
         sound = isfinite(x + y + width + height + annotation['area'])
@@ -178,16 +187,17 @@ def _reason_of_mask(annotation: dict, path: str, size: tuple[int, int]) -> str |
             counts = segmentation['counts']
             if (width, height) != size:
                 problem = f'is for {width}x{height} pixels and its image has {size[0]}x{size[1]}'
-            elif isinstance(counts, list) and sum(counts) != width * height:
-                problem = f'counts {sum(counts)} pixels and its image has {width * height}'
             elif not isinstance(counts, (list, str)):
                 problem = 'is no run-length code'
+            elif (pixels := sum(counts if isinstance(counts, list) else _runs(counts))) != width * height:
+                problem = f'counts {pixels} pixels and its image has {width * height}'
         elif segmentation:
             polygons = [each for each in segmentation if len(each) % 2 == 0 and len(each) >= 6]
             if not polygons:
                 return 'are left out, their polygons having fewer than three corners'
-            if not all(isfinite(sum(each)) for each in polygons):
-                problem = 'has numbers that are not finite'
+            # Far outside: the sum tells, where no numbers of both signs cancel. pycocotools crashes on such polygons.
+            if not all(abs(sum(each)) < 100 * len(each) * max(size) for each in polygons):
+                problem = 'has numbers that are not finite or lie far outside of its image'
             elif all(_outside(each, *size) for each in polygons):
                 problem = 'lies outside of its image'
         else:
@@ -197,6 +207,22 @@ def _reason_of_mask(annotation: dict, path: str, size: tuple[int, int]) -> str |
     if problem:
         raise DataError(f'{path}: segmentation of annotation {annotation["id"]} {problem}')
     return None
+
+
+def _runs(code: str) -> list[int]:
+    """The runs of a compressed code: six bits a character, the sixth says that the number goes on, from the lowest."""
+    runs: list[int] = []
+    number = shift = 0
+    for character in code.encode():
+        bits = character - 48
+        number |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            if bits & 16:  # negative
+                number -= 1 << shift
+            runs.append(number + (runs[-2] if len(runs) > 2 else 0))  # from the fourth on, what was added
+            number = shift = 0
+    return runs
 
 
 def _outside(polygon: Sequence[float], width: int, height: int) -> bool:

@@ -33,9 +33,9 @@ class FiniteHook(Hook):
         self._end(runner, f'{", ".join(wrong)} of iteration {runner.iter + 1} {_is(wrong)} not finite{of}')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        wrong = [name for name, value in checkpoint['state_dict'].items() if value.isnan().any()]
+        wrong = [name for name, value in checkpoint['state_dict'].items() if not value.isfinite().all()]
         if wrong:
-            self._end(runner, f'{len(wrong)} weights are not numbers after iteration {runner.iter + 1}: {wrong[0]}')
+            self._end(runner, f'{len(wrong)} weights are not finite after iteration {runner.iter + 1}: {wrong[0]}')
 
     def _end(self, runner: Runner, what: str) -> None:
         left = latest_checkpoint(runner.work_dir)

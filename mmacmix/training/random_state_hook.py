@@ -34,7 +34,8 @@ class RandomStateHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self._saved = checkpoint.get('random_state')
-        self._processes = checkpoint.get('meta', {}).get('processes', 1)
+        meta = checkpoint.get('meta')
+        self._processes = meta.get('processes', 1) if isinstance(meta, dict) else 1
 
     def before_train_epoch(self, runner: Runner) -> None:
         saved, self._saved = self._saved, None

@@ -7,12 +7,15 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 from PIL import Image
+from pycocotools.mask import encode
 
 from mmacmix.datasets import CLASSES, annotations, write_shapes
 from mmacmix.datasets.annotations import check_annotations
@@ -137,6 +140,13 @@ def test_whole_data_is_loaded(place, host):
      f'data/shapes/images/train/000002.png is not there: 1 of 3 files that data/shapes/{TRAIN} names are missing'),
     ('mmdet', lambda place: edit(place / TRAIN, lambda content: content['annotations'][3].pop('bbox') and None),
      f'{TRAIN}: number 3 of its annotations, counted from 0, has no bbox'),
+    *(('mmdet', lambda place, change=change: edit(place / TRAIN, lambda content: change(content) and None),
+       f'{TRAIN} is no COCO annotation file: ') for change in [
+        lambda content: content['annotations'][0].update(id=[1]),
+        lambda content: content['images'][0].update(width='128'),
+        lambda content: content['images'][0].update(file_name=5),
+        lambda content: content['annotations'][0].update(bbox=[0, 0, 10**400, 1]),
+    ]),
     ('mmseg', lambda place: (place / 'semantic/train/000002.png').unlink(),
      'data/shapes/semantic/train/000002.png is not there: 1 of 6 files that BaseSegDataset names are missing'),
     ('mmseg', lambda place: [path.rename(path.with_suffix('.bmp')) for path in (place / 'images/train').iterdir()],
@@ -207,6 +217,10 @@ def test_what_is_left_out_is_counted(content, change, reason):
     (dict(segmentation=[1, 2, 3, 4, 5, 6]), 'is neither a list of polygons nor a run-length code'),
     (dict(segmentation=dict(size=[64, 64], counts=[64 * 64])), 'is for 64x64 pixels and its image has 128x128'),
     (dict(segmentation=dict(size=[128, 128], counts=[10, 20])), 'counts 30 pixels and its image has 16384'),
+    (dict(segmentation=[[0, 0, 1e30, 0, 1e30, 1e30]]), 'lie far outside of its image'),
+    (dict(segmentation=dict(size=[128, 128], counts='')), 'counts 0 pixels and its image has 16384'),
+    (dict(segmentation=dict(size=[128, 128], counts='`0P`0')), 'pixels and its image has 16384'),
+    (dict(iscrowd='0'), "iscrowd of annotation 2 must be 0 or 1, got '0'"),
     (dict(segmentation=dict(size=[128, 128])), 'is neither a list of polygons nor a run-length code'),
 ])  # yapf: disable
 def test_what_cannot_be_used_is_named(content, change, problem):
@@ -220,6 +234,23 @@ def test_what_cannot_be_used_is_named(content, change, problem):
 def test_a_polygon_that_reaches_over_the_border_is_sound(content):
     content['annotations'][1]['segmentation'] = [[-5, -5, 20, 5, 9, 30]]
     assert check(content) == []
+
+
+@settings(deadline=None)
+@given(height=st.integers(1, 200), width=st.integers(1, 200), seed=st.integers(0, 1000))
+def test_the_runs_of_a_compressed_code_are_those_of_the_mask(height, width, seed):
+    rng = np.random.default_rng(seed)
+    pixels = (rng.random((height, width)) < rng.choice([0, 0.001, 0.1, 0.9])).flatten(order='F')
+    changes = np.flatnonzero(np.diff(pixels, prepend=False))
+    code = encode(np.asfortranarray(pixels.reshape((height, width), order='F'), np.uint8))['counts'].decode()
+    assert annotations._runs(code) == np.diff([0, *changes, height * width]).tolist()
+
+
+def test_a_file_of_crowds_alone_is_refused(content):
+    for annotation in content['annotations']:
+        annotation['iscrowd'] = 1
+    told = complaint(lambda: check(content))
+    assert told == 'a.json has nothing but crowds, on which nothing is trained or evaluated'
 
 
 @pytest.mark.parametrize('name', ['images', 'categories', 'annotations'])
@@ -291,7 +322,7 @@ def test_a_training_whose_loss_is_not_finite_ends_and_its_weights_are_in_no_chec
     with torch.no_grad():
         next(built.model.parameters()).view(-1)[0] = float('nan')
     told = complaint(lambda: built.save_checkpoint('run', 'iter_2.pth'))
-    assert '1 weights are not numbers' in told and told.endswith('/run/iter_1.pth')
+    assert '1 weights are not finite' in told and told.endswith('/run/iter_1.pth')
     assert [path.name for path in (place.parents[1] / 'run').glob('*.pth*')] == ['iter_1.pth']
 
 
