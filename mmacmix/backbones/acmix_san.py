@@ -67,7 +67,9 @@ class ACmixSAN(BaseModule):
         acmix: ``num_heads``, ``share``, ``rates``, ``learn_rates`` and ``shift_form`` of the layers. Default: none.
         frozen_stages: Stages that do not train, with the stem; 0 freezes the stem alone, -1 nothing. Default: -1.
         norm_cfg: Normalisation layers. Default: ``dict(type='BN', requires_grad=True)``.
-        norm_eval: Keep the statistics of batch normalisation fixed while training. Default: True.
+        norm_eval: Keep the statistics of batch normalisation fixed while training. Random weights need False: weights
+            and values are linear in a block's input, so that without normalisation it squares what it gets.
+            Default: True.
         with_cp: Compute each block again in backward instead of keeping its maps. Default: False.
         init_cfg: MMEngine initialisation; None starts convolutions with Kaiming's normal distribution and
             normalisation layers at 1. Default: None.

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -41,9 +42,13 @@ def place(tmp_path):
 
 
 def train(place, work_dir, options, *more):
-    """A training in a process of its own, forked from this one, which has imported everything; its number."""
+    """A training in a process of its own, forked from this one, which has imported everything; its number.
+
+    It is the head of a group, with the workers that it will start.
+    """
     process = os.fork()
     if process:
+        os.setpgid(process, process)
         return process
     try:
         os.chdir(place)
@@ -57,6 +62,14 @@ def train(place, work_dir, options, *more):
         os._exit(1)
 
 
+def end_of(process):
+    """How the training ended. Its workers would stay."""
+    _, status = os.waitpid(process, 0)
+    with suppress(ProcessLookupError):
+        os.killpg(process, signal.SIGKILL)
+    return status
+
+
 def weights(folder):
     return load_checkpoint(latest_checkpoint(folder))
 
@@ -68,14 +81,14 @@ def killed_trainings(place, times, options):
         import_module(name)
     started = time.monotonic()
     process = train(place, 'whole', options)
-    assert os.waitpid(process, 0)[1] == 0, (place / 'whole.log').read_text()[-2000:]
+    assert end_of(process) == 0, (place / 'whole.log').read_text()[-2000:]
     seconds = time.monotonic() - started
     kills = 0
     while kills < times:
         process = train(place, 'killed', options, '--resume')
-        time.sleep(rng.uniform(0, 3 * seconds / times))
+        time.sleep(rng.uniform(0, min(3 / times, 0.35) * seconds))
         os.kill(process, signal.SIGKILL)
-        _, status = os.waitpid(process, 0)
+        status = end_of(process)
         if os.WIFSIGNALED(status):
             kills += 1
             if latest := latest_checkpoint(place / 'killed'):
@@ -83,7 +96,7 @@ def killed_trainings(place, times, options):
         else:
             assert status == 0, (place / 'killed.log').read_text()[-2000:]
     process = train(place, 'killed', options, '--resume')
-    assert os.waitpid(process, 0)[1] == 0, (place / 'killed.log').read_text()[-2000:]
+    assert end_of(process) == 0, (place / 'killed.log').read_text()[-2000:]
     return kills
 
 

@@ -24,6 +24,7 @@ CHECK = """
     from mmengine.registry import MODELS
     from tests import golden
 
+    torch.manual_seed(0)
     case = golden.load('op_k5_h2')
     a = case.arguments
     layer = MODELS.build(dict(
@@ -38,7 +39,7 @@ CHECK = """
         dict(type='ACmixResNet', depth=26, base_channels=8, out_indices=(0, 1, 2)),
         dict(type='ACmixSwinTransformer', arch=swin, out_indices=(0, 1, 2)),
         dict(type='ACmixPyramidVisionTransformer', arch=arch, out_indices=(0, 1, 2)),
-        dict(type='ACmixSAN', depth=10, base_channels=32, out_indices=(0, 1, 2)),
+        dict(type='ACmixSAN', depth=10, base_channels=32, out_indices=(0, 1, 2), norm_eval=False),
     ):
         network = MODELS.build(cfg)
         network.init_weights()
