@@ -16,11 +16,7 @@ from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from .environment import (
-    WeightsError,
-    allow_only_data_in_checkpoints,
-    check_library,
-)
+from .environment import WeightsError, allow_only_data_in_checkpoints, check_library
 from .errors import UserError
 
 # Top-level settings that something reads, beside the arguments of MMEngine's Runner.

@@ -1,6 +1,9 @@
 """Calling a tool in the tests' own process, where that tells as much as a process of its own."""
 
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,19 @@ def load(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def start(tool, *arguments, cwd, preexec_fn=None, **environment):
+    """The tool in a process of its own, of one thread, to its end."""
+    return subprocess.run(
+        [sys.executable, str(tool), *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', **environment},
+        preexec_fn=preexec_fn,
+    )
 
 
 def complaint(name, arguments, capsys):

@@ -17,7 +17,7 @@ import torch
 from mmacmix.datasets import write_shapes
 from mmacmix.environment import load_checkpoint
 from mmacmix.training import AtomicFileBackend, latest_checkpoint
-from tests.tooling import ROOT, load
+from tests.tooling import ROOT, load, start
 
 CONFIG = ROOT / 'configs' / 'shapes' / 'mask-rcnn_acmix-r26_shapes.py'
 STEPS = 60
@@ -138,29 +138,20 @@ def test_a_full_disk_leaves_what_was_written_before(tmp_path):
 
 @pytest.mark.slow
 def test_a_training_on_a_full_disk_says_so_and_goes_on_from_its_last_checkpoint(place):
-    def start(*more, preexec_fn=None):
-        command = [sys.executable, ROOT / 'tools' / 'train.py', CONFIG, '--work-dir', 'run', '--resume']
-        command += ['--cfg-options', *OPTIONS, *ALONE, 'train_cfg.val_interval=9', *more]
-        environment = {**os.environ, 'OMP_NUM_THREADS': '1'}
-        return subprocess.run(
-            list(map(str, command)),
-            cwd=place,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment,
-            preexec_fn=preexec_fn,
-        )
+    def resumed(*more, preexec_fn=None):
+        options = ['--cfg-options', *OPTIONS, *ALONE, 'train_cfg.val_interval=9', *more]
+        tool = ROOT / 'tools' / 'train.py'
+        return start(tool, CONFIG, '--work-dir', 'run', '--resume', *options, cwd=place, preexec_fn=preexec_fn)
 
-    done = start('train_cfg.max_iters=1')
+    done = resumed('train_cfg.max_iters=1')
     assert done.returncode == 0, done.stderr
     size = (place / 'run' / 'iter_1.pth').stat().st_size
     full = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))  # noqa: E731
-    done = start('train_cfg.max_iters=3', preexec_fn=full)
+    done = resumed('train_cfg.max_iters=3', preexec_fn=full)
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     assert 'what was written before is whole' in done.stderr.splitlines()[-1]
     assert weights(place / 'run')['meta']['iter'] == 1
-    done = start('train_cfg.max_iters=2')
+    done = resumed('train_cfg.max_iters=2')
     assert done.returncode == 0, done.stderr
     assert weights(place / 'run')['meta']['iter'] == 2
 

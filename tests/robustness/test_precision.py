@@ -53,6 +53,12 @@ def relative_error(actual, truth):
     return ((actual.double() - truth).abs().max() / truth.abs().max()).item()
 
 
+def assert_within(bound, results, truths, dtype):
+    for actual, truth in zip(results, truths, strict=True):
+        assert actual.dtype == dtype
+        assert relative_error(actual, truth) <= bound
+
+
 def exact(module, x):
     """The output of the module, whose weights and input are rounded already, in float64."""
     return copy.deepcopy(module).double()(x.double())
@@ -69,9 +75,7 @@ def test_the_operator_and_its_gradients_keep_their_bounds(backend, dtype, scale)
     precise = [each.detach().double().requires_grad_() for each in maps]
     out = neighborhood_attention(*precise, backend='reference')
     truths = out, *torch.autograd.grad((out * weight.double()).sum(), precise)
-    for actual, truth in zip(results, truths, strict=True):
-        assert actual.dtype == dtype
-        assert relative_error(actual, truth) <= OPERATOR_BOUNDS[dtype]
+    assert_within(OPERATOR_BOUNDS[dtype], results, truths, dtype)
 
 
 @pytest.mark.parametrize('dtype', HALF)
@@ -114,9 +118,7 @@ def test_backbones_keep_their_bounds(name, dtype):
     network, images = BACKBONES[name]().eval().to(dtype), torch.randn(2, 3, 61, 75).to(dtype)
     with torch.no_grad():
         maps, truths = network(images), exact(network, images)
-    for actual, truth in zip(maps, truths, strict=True):
-        assert actual.dtype == dtype
-        assert relative_error(actual, truth) <= BACKBONE_BOUNDS[dtype]
+    assert_within(BACKBONE_BOUNDS[dtype], maps, truths, dtype)
 
 
 @pytest.mark.parametrize('dtype', HALF)

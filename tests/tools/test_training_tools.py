@@ -17,7 +17,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mmacmix.datasets import SEMANTIC_CLASSES, write_shapes
-from tests.tooling import complaint
+from tests.tooling import complaint, start
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs' / 'shapes' / 'mask-rcnn_acmix-r26_shapes.py'
@@ -42,18 +42,6 @@ TINY_SEGMENTOR = [
     'model.auxiliary_head.in_channels=16',
     *SHORT,
 ]
-
-
-def start(tool, *arguments, cwd, **environment):
-    command = [sys.executable, str(tool), *map(str, arguments)]
-    return subprocess.run(
-        command,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, 'OMP_NUM_THREADS': '1', **environment},
-    )
 
 
 def succeed(*arguments, **keywords):
