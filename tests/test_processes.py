@@ -7,7 +7,14 @@ from mmengine.model import convert_sync_batchnorm, revert_sync_batchnorm
 from torch import nn
 
 from mmacmix import processes
-from mmacmix.backbones import ACmixPyramidVisionTransformer, ACmixResNet, ACmixSAN, ACmixSwinTransformer
+from mmacmix.backbones import (
+    ACmixPyramidVisionTransformer,
+    ACmixResNet,
+    ACmixSAN,
+    ACmixSwinTransformer,
+    LESAResNet,
+    XVolutionResNet,
+)
 from mmacmix.deploy import fuse
 from mmacmix.processes import prepare_processes
 
@@ -15,6 +22,8 @@ SYNCHRONISED = dict(type='SyncBN', requires_grad=True)
 BACKBONES = [
     ACmixResNet(26, base_channels=4, norm_cfg=SYNCHRONISED),
     ACmixSAN(10, base_channels=32, kernel_sizes=(3,) * 5, norm_cfg=SYNCHRONISED),
+    XVolutionResNet(26, base_channels=4, norm_cfg=SYNCHRONISED),
+    LESAResNet(26, base_channels=16, norm_cfg=SYNCHRONISED),
     ACmixSwinTransformer(dict(embed_dims=8, depths=(1, 1), num_heads=(1, 2)), out_indices=(0, 1), drop_path_rate=0),
     ACmixPyramidVisionTransformer(
         dict(depths=(1, 1), embed_dims=(8, 16), num_heads=(1, 2), mlp_ratios=(2, 2), reductions=(2, 1)),

@@ -104,7 +104,7 @@ def _fit(layer: ACmix, seen: Tensor, wanted: Tensor, ridge: float) -> tuple[floa
 def _arguments(plain: dict[str, Tensor]) -> dict:
     """Those of the ``mmacmix.backbones.ACmixResNet`` that a plain ResNet's state dict is for."""
     blocks = tuple(sum(f'layer{stage}.{block}.conv1.weight' in plain for block in range(99)) for stage in range(1, 5))
-    depths = {blocks: depth for depth, blocks in ACmixResNet.arch_settings.items()}
+    depths = {blocks: depth for depth, (_, blocks) in ACmixResNet.arch_settings.items()}
     if blocks not in depths:
         raise ValueError(f'a ResNet of {blocks} bottlenecks in its stages is none of depth {list(depths.values())}')
     norm = next(name.split('.')[2] for name in plain if re.match(r'layer1\.0\.[bgi]n1\.', name))

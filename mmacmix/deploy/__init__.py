@@ -1,4 +1,5 @@
 from .fuse import fuse
 from .fused_acmix import FusedACmix
+from .fused_xvolution import FusedXVolution
 
-__all__ = ['FusedACmix', 'fuse']
+__all__ = ['FusedACmix', 'FusedXVolution', 'fuse']

@@ -7,6 +7,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..layers import ACmix
 from ..layers.acmix import coordinates
 from ..ops import contiguous, dense_shift_conv, feature_projection, merged_kernels, neighborhood_attention
+from .normalization import scale_and_shift
 
 
 class FusedACmix(nn.Module):
@@ -21,7 +22,9 @@ class FusedACmix(nn.Module):
         super().__init__()
         self.num_heads, self.stride, self.dilation = layer.num_heads, layer.stride[0], layer.dilation[0]
         self.attention_kernel_size, self.backend = layer.attention_kernel_size, layer.backend
-        scale, shift = _scale_and_shift(layer, norm)
+        scale, shift = scale_and_shift(norm, layer.query.weight.detach())
+        if layer.bias is not None:
+            shift = shift + scale * layer.bias.detach()
         self.attention_projections = self.convolution = None
         if layer.has_attention:
             # The weights of a window add up to 1, so a factor of the values is one of the output.
@@ -101,18 +104,6 @@ def _factors(layer: ACmix, factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     path = layer.shift_conv
     weight, bias = feature_projection(*layer.joined_projections(), path.mixing, path.mixing_bias)
     return weight, bias, path.weight.repeat_interleave(path.sharing_heads, 0) * factor.view(-1, 1, 1, 1)
-
-
-def _scale_and_shift(layer: ACmix, norm: _BatchNorm | None) -> tuple[Tensor, Tensor]:
-    """What the layer's bias and the normalisation make of the sum of both paths: a factor and a summand a channel."""
-    like = layer.query.weight
-    shift = like.new_zeros(layer.out_channels) if layer.bias is None else layer.bias
-    scale = torch.ones_like(shift)
-    if norm is not None:
-        scale = (norm.running_var + norm.eps).rsqrt()
-        scale = scale if norm.weight is None else scale * norm.weight
-        shift = (shift - norm.running_mean) * scale + (0 if norm.bias is None else norm.bias)
-    return scale.detach().to(like), shift.detach().to(like)
 
 
 def _weight_and_bias(conv: nn.Conv2d) -> tuple[Tensor, Tensor]:

@@ -88,7 +88,7 @@ class Predictor:
             pixel: x and y.
 
         Returns:
-            Layer to ``(heads, h, w)``, see ``mmacmix.layers.TwoPaths.attention_map``, and width and height of what
+            Layer to ``(heads, h, w)``, see ``mmacmix.layers.MixingLayer.attention_map``, and width and height of what
             these cover, in pixels of the image: with padding, more than the image.
         """
         data = self.model.data_preprocessor(pseudo_collate([self.prepare(image)]), False)

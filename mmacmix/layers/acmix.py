@@ -18,12 +18,14 @@ from ..ops import (
     reflect,
     window_positions,
 )
+from .conv_signature import ConvSignature
+from .mixing_layer import MultiplyAdds
 from .shift_conv import ShiftConv
-from .two_paths import MultiplyAdds, TwoPaths
+from .two_paths import TwoPaths
 
 
 @MODELS.register_module()
-class ACmix(TwoPaths):
+class ACmix(ConvSignature, TwoPaths):
     """Stands wherever a ``k x k`` convolution stands, and has a convolution's signature.
 
     Three 1x1 convolutions give query, key and value (stage I, section 4.1). Two paths use them (stage II): attention
@@ -55,9 +57,6 @@ class ACmix(TwoPaths):
         ValueError: A size is out of range, or two of them do not fit together.
     """
 
-    transposed = False  # what mmcv's ConvModule asks a convolution
-    output_padding = 0
-
     def __init__(
         self,
         in_channels: int,
@@ -77,36 +76,24 @@ class ACmix(TwoPaths):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(rates, learn_rates, init_cfg)
-        kernel_size, stride, dilation = (
-            _square(name, value)
-            for name, value in (('kernel_size', kernel_size), ('stride', stride), ('dilation', dilation))
-        )
-        check_window(kernel_size, stride, dilation)
+        self.set_signature(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
+        self.check_groups()
         check_window(attention_kernel_size, name='attention_kernel_size')
-        same = kernel_size // 2 * dilation
-        if padding is not None and _square('padding', padding) != same:
-            raise ValueError(
-                f'ACmix keeps the size of its input: with kernel_size {kernel_size} and dilation {dilation} '
-                f'padding must be {same}, got {padding!r}'
-            )
-        if groups != 1:
-            raise ValueError(f'ACmix has no groups: groups must be 1, got {groups!r}')
-        check_integers(in_channels=in_channels, out_channels=out_channels, num_heads=num_heads)
+        check_integers(num_heads=num_heads)
         check_multiple('num_heads', num_heads, out_channels=out_channels)
         check_choice(('auto', *BACKENDS), backend=backend)
-        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size, self.stride, self.dilation = (kernel_size,) * 2, (stride,) * 2, (dilation,) * 2
-        self.padding = (same, same)
         self.num_heads, self.attention_kernel_size, self.backend = num_heads, attention_kernel_size, backend
 
         head_dim = out_channels // num_heads
-        self.query = nn.Conv2d(in_channels, out_channels, 1, stride=stride)
+        self.query = nn.Conv2d(in_channels, out_channels, 1, stride=self.stride)
         self.key = nn.Conv2d(in_channels, out_channels, 1)
         self.value = nn.Conv2d(in_channels, out_channels, 1)
         if self.has_attention:
             self.position = nn.Conv2d(2, head_dim, 1)
         if self.has_convolution:
-            self.shift_conv = ShiftConv(num_heads, head_dim, kernel_size, stride, dilation, form=shift_form)
+            self.shift_conv = ShiftConv(
+                num_heads, head_dim, self.kernel_size[0], self.stride[0], self.dilation[0], form=shift_form
+            )
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,10 +103,7 @@ class ACmix(TwoPaths):
             TypeError: ``x`` is not a tensor.
             ValueError: It has another shape.
         """
-        if not isinstance(x, Tensor):
-            raise TypeError(f'ACmix takes a tensor, got {type(x).__name__}')
-        if x.dim() != 4 or x.shape[1] != self.in_channels or 0 in x.shape[2:]:
-            raise ValueError(f'ACmix takes (B, {self.in_channels}, H, W), H and W at least 1, got {tuple(x.shape)}')
+        self.check_input(x)
         # Both paths read whole pixels. Behind, other people's operators may take NCHW memory for granted (mmcv's
         # RoIAlign reads a channels_last map as if it were NCHW), so the output gets the input's format back.
         memory_format = torch.contiguous_format if x.is_contiguous() else torch.channels_last
@@ -190,11 +174,8 @@ class ACmix(TwoPaths):
         return MultiplyAdds(projections, attention, convolution)
 
     def extra_repr(self) -> str:
-        return (
-            f'{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, '
-            f'dilation={self.dilation}, num_heads={self.num_heads}, '
-            f'attention_kernel_size={self.attention_kernel_size}'
-        )
+        heads = f'num_heads={self.num_heads}, attention_kernel_size={self.attention_kernel_size}'
+        return f'{super().extra_repr()}, {heads}'
 
 
 def coordinates(x: Tensor) -> Tensor:
@@ -205,12 +186,3 @@ def coordinates(x: Tensor) -> Tensor:
     ys, xs = (torch.arange(side, dtype=precise, device=x.device) for side in (height, width))
     ys, xs = (places * (2 / places[-1:].clamp(min=1)) - 1 for places in (ys, xs))
     return torch.stack((xs.expand(height, width), ys[:, None].expand(height, width)))[None].to(x.dtype)
-
-
-def _square(name: str, value: int | Sequence[int]) -> int:
-    """The one number of an int or of a pair of equal ints."""
-    if not isinstance(value, Sequence):
-        return value
-    if isinstance(value, str) or len(value) != 2 or value[0] != value[1]:
-        raise ValueError(f'ACmix is square: {name} must be one number or two equal ones, got {value!r}')
-    return value[0]

@@ -7,8 +7,9 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from ..ops import aggregate, check_integers, check_multiple, check_window, windows
+from .mixing_layer import MultiplyAdds
 from .shift_conv import ShiftConv
-from .two_paths import MultiplyAdds, TwoPaths
+from .two_paths import TwoPaths
 
 
 class PatchwiseACmix(TwoPaths):

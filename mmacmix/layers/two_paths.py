@@ -1,25 +1,15 @@
 """What ACmix is in every layer: two paths and their rates."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import torch
-from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from ..ops import is_exporting, is_number
-
-
-class MultiplyAdds(NamedTuple):
-    """What an operator computes for one input, by part."""
-
-    projections: int
-    attention: int
-    convolution: int
+from ..ops import is_number
+from .mixing_layer import MixingLayer
 
 
-class TwoPaths(BaseModule):
+class TwoPaths(MixingLayer):
     """``attention_rate * attention + conv_rate * convolution`` (section 4.2, equation 14).
 
     Args:
@@ -33,8 +23,8 @@ class TwoPaths(BaseModule):
         ValueError: There are not two rates, or both paths would be left out.
     """
 
-    #: Modules of stage I, which both paths share.
-    projections = ('query', 'key', 'value')
+    projections = ('query', 'key', 'value')  # of stage I
+    convolution = ('shift_conv', 'conv_rate')
     attention_rate: Tensor
     conv_rate: Tensor
 
@@ -56,45 +46,13 @@ class TwoPaths(BaseModule):
                 self.register_buffer(name, value, persistent=False)
         self.register_load_state_dict_pre_hook(_leave_out)
 
-    def part_of(self, name: str) -> str:
-        """``'projections'``, ``'attention'`` or ``'convolution'``: what an entry of the state dict belongs to."""
-        top = name.split('.')[0]
-        if top in self.projections:
-            return 'projections'
-        return 'convolution' if top in ('shift_conv', 'conv_rate') else 'attention'
-
-    @staticmethod
-    def recomputed(path: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """``path(x)``, of which nothing but ``x`` is kept for backward: the rest is computed again then.
-
-        For a convolution path, whose features and merged weights are larger than its input and cheap to have again.
-        """
-        if not torch.is_grad_enabled() or is_exporting():
-            return path(x)
-        return checkpoint(path, x, use_reentrant=False, preserve_rng_state=False)
-
-    def attention_map(self, x: Tensor, place: tuple[float, float]) -> Tensor:
-        """Where one pixel of the first image looks: ``(heads, H, W)``, what its attention gives to the input's pixels.
-
-        The weights of a head add up to 1, as far as none lie on padding; patchwise attention, which has groups of
-        channels instead of heads, has no softmax.
-
-        Args:
-            x: The layer's input.
-            place: Of the pixel, from the top and from the left, as shares of height and width.
-        """
-        raise NotImplementedError
-
-    def multiply_adds(self, shape: Sequence[int]) -> MultiplyAdds:
-        """Multiplications with an addition that the operator asks for, whichever way a backend goes about it.
-
-        Projections, matrix products of the attention, both steps of the convolution path; normalisation, softmax and
-        sums are not counted.
-
-        Args:
-            shape: Shape of the input.
-        """
-        raise NotImplementedError
+    def paths(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What attention and convolution add to the layer's output, by running it without the other one."""
+        none = {} if getattr(self, 'bias', None) is None else dict(bias=torch.zeros_like(self.bias))
+        return tuple(
+            torch.func.functional_call(self, {rate: torch.zeros_like(getattr(self, rate)), **none}, (x,))
+            for rate in ('conv_rate', 'attention_rate')
+        )
 
 
 def _leave_out(layer: TwoPaths, state_dict: dict[str, Tensor], prefix: str, *_) -> None:

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import check_integers, check_multiple, check_probabilities, is_exporting, is_number
+from .mixing_layer import MultiplyAdds
 from .shift_conv import ShiftConv
-from .two_paths import MultiplyAdds, TwoPaths
+from .two_paths import TwoPaths
 
 
 class WindowACmix(TwoPaths):

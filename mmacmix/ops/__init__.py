@@ -12,8 +12,17 @@ from .arguments import (
 )
 from .borders import reflect, window_positions
 from .exportable import is_exporting
+from .global_attention import (
+    content_statistics,
+    global_attention,
+    position_logits,
+    position_statistics,
+    resized_positions,
+    with_positions,
+)
 from .memory_format import contiguous
 from .neighborhood_attention import BACKENDS, available_backends, neighborhood_attention
+from .pixel_shift import kernel_offsets, related, shifted, stacked
 from .shift_conv import dense_shift_conv, feature_projection, merged_kernels, mix, shift_conv, shift_kernels
 
 __all__ = [
@@ -27,18 +36,28 @@ __all__ = [
     'check_multiple',
     'check_probabilities',
     'check_window',
+    'content_statistics',
     'contiguous',
     'dense_shift_conv',
     'feature_projection',
+    'global_attention',
     'is_exporting',
     'is_integer',
     'is_number',
+    'kernel_offsets',
     'merged_kernels',
     'mix',
     'neighborhood_attention',
+    'position_logits',
+    'position_statistics',
     'reflect',
+    'related',
+    'resized_positions',
     'shift_conv',
     'shift_kernels',
+    'shifted',
+    'stacked',
     'window_positions',
     'windows',
+    'with_positions',
 ]

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from torch import Tensor, nn
 
-from ..layers import TwoPaths
+from ..layers import MixingLayer
 
 _COLUMNS = 8  # heads in a row
 _SIDE = 1000  # pixels of the picture's longer side, at most: there are many small cells
@@ -26,7 +26,7 @@ def observed_attention(model: nn.Module, place: tuple[float, float]) -> Iterator
         place: Of the pixel, from the top and from the left, as shares of height and width of what the network gets.
 
     Yields:
-        A dictionary that is filled as the network runs, layer to its ``mmacmix.layers.TwoPaths.attention_map``.
+        A dictionary that is filled as the network runs, layer to its ``mmacmix.layers.MixingLayer.attention_map``.
     """
     maps: dict[str, Tensor] = {}
     handles = [
@@ -34,7 +34,7 @@ def observed_attention(model: nn.Module, place: tuple[float, float]) -> Iterator
             lambda layer, inputs, name=name: maps.update({name: layer.attention_map(inputs[0], place).float().cpu()})
         )
         for name, module in model.named_modules()
-        if isinstance(module, TwoPaths) and module.has_attention
+        if isinstance(module, MixingLayer) and module.has_attention
     ]
     try:
         yield maps

@@ -49,30 +49,32 @@ def draw_bars(values: dict[str, float], label: str, path: str | Path) -> None:
 
 
 def draw_path_weights(layers: dict[str, PathWeights], path: str | Path) -> None:
-    """The two rates of each layer by depth, and where they are known the shares of the paths in the output.
+    """The two rates of each layer by depth, and the paths' shares in the output, as far as there are such.
 
     Args:
         layers: Layer to its weights, in the network's order.
         path: The PNG to write.
     """
     shares = [weights.attention_share for weights in layers.values()]
-    known = None not in shares
-    size = max(6, 0.4 * len(layers)), 3.4 * (1 + known)
-    figure, axes = plt.subplots(1 + known, figsize=size, squeeze=False, sharex=True, layout='constrained')
-    rates, names = axes[0, 0], _short(list(layers))
-    for index, (field, label, color) in enumerate(_PATHS):
-        places = [place + 0.4 * (index - 0.5) for place in range(len(layers))]
-        rates.bar(places, [getattr(weights, field) for weights in layers.values()], 0.4, label=label, color=color)
-    rates.set_ylabel('rate')
-    rates.axhline(0, color='black', linewidth=0.5)
-    rates.legend(fontsize=8, ncols=2, loc='lower center', bbox_to_anchor=(0.5, 1))
-    if known:
-        share = axes[1, 0]
-        share.bar(range(len(layers)), shares, color='tab:orange')
-        share.bar(range(len(layers)), [1 - each for each in shares], bottom=shares, color='tab:blue')
-        share.set_ylabel("share of the outputs' norms")
+    has_rates = any(weights.attention_rate is not None for weights in layers.values())
+    has_shares = None not in shares
+    panels = has_rates + has_shares
+    size = max(6, 0.4 * len(layers)), 3.4 * panels
+    figure, axes = plt.subplots(panels, figsize=size, squeeze=False, sharex=True, layout='constrained')
+    places, names = range(len(layers)), _short(list(layers))
+    for index, (field, label, color) in enumerate(_PATHS if has_rates else ()):
+        rates = [getattr(weights, field) or 0 for weights in layers.values()]
+        axes[0, 0].bar([place + 0.4 * (index - 0.5) for place in places], rates, 0.4, label=label, color=color)
+        axes[0, 0].set_ylabel('rate')
+        axes[0, 0].axhline(0, color='black', linewidth=0.5)
+    if has_shares:
+        bars = (0, shares, _PATHS[0]), (shares, [1 - share for share in shares], _PATHS[1])
+        for bottom, heights, (_, label, color) in bars:
+            axes[-1, 0].bar(places, heights, bottom=bottom, label=label, color=color)
+        axes[-1, 0].set_ylabel("share of the outputs' norms")
+    axes[0, 0].legend(fontsize=8, ncols=2, loc='lower center', bbox_to_anchor=(0.5, 1))
     for each in axes[:, 0]:
-        each.set_xticks(range(len(layers)), names, rotation=90, fontsize=8)
+        each.set_xticks(places, names, rotation=90, fontsize=8)
         each.margins(x=0.02)
     axes[-1, 0].set_xlabel('layers, from input to output')
     _save(figure, path)
@@ -81,7 +83,7 @@ def draw_path_weights(layers: dict[str, PathWeights], path: str | Path) -> None:
 def draw_path_weights_over_time(
     steps: Sequence[int], layers: dict[str, Sequence[PathWeights]], path: str | Path
 ) -> None:
-    """The rates, and the attention's share of the output, of each layer over training; colours go with depth.
+    """The rates, if all layers have some, and the attention's share of the output over training; colours show depth.
 
     Args:
         steps: Training iterations.
@@ -89,8 +91,9 @@ def draw_path_weights_over_time(
         path: The PNG to write.
     """
     fields = [(field, f'rate of {label}') for field, label, _ in _PATHS]
-    if all(weights.attention_share is not None for line in layers.values() for weights in line):
-        fields.append(('attention_share', "attention's share of the output norms"))
+    fields.append(('attention_share', "attention's share of the output norms"))
+    logged = [weights for line in layers.values() for weights in line]
+    fields = [each for each in fields if all(getattr(weights, each[0]) is not None for weights in logged)]
     figure, all_axes = plt.subplots(1, len(fields), figsize=(4.6 * len(fields), 3.8), squeeze=False)
     colors = plt.get_cmap('viridis')([place / max(1, len(layers) - 1) for place in range(len(layers))])
     for axes, (field, label) in zip(all_axes[0], fields, strict=True):

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..layers import MultiplyAdds, TwoPaths
+from ..layers import MixingLayer, MultiplyAdds
 
 
 class Part(NamedTuple):
@@ -27,7 +27,7 @@ PARTS = (*MultiplyAdds._fields, 'rest')
 def complexity(model: nn.Module, run: Callable[[], object]) -> dict[str, Part]:
     """Count a network's parameters and multiply-adds.
 
-    Those of the layers of this package are what the operator asks for (``mmacmix.layers.TwoPaths.multiply_adds``),
+    Those of the layers of this package are what the operator asks for (``mmacmix.layers.MixingLayer.multiply_adds``),
     so that networks compare independently of the backend. All others are counted by torch as they are computed:
     convolutions, linear layers, matrix products.
 
@@ -36,9 +36,9 @@ def complexity(model: nn.Module, run: Callable[[], object]) -> dict[str, Part]:
         run: Runs it once on what shall be counted.
 
     Returns:
-        ``projections`` (what both paths of ACmix share), ``attention``, ``convolution``, and the ``rest``.
+        ``projections`` (what both paths of a layer share), ``attention``, ``convolution``, and the ``rest``.
     """
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, TwoPaths)}
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, MixingLayer)}
     asked_for = []
     hooks = [
         module.register_forward_pre_hook(lambda layer, inputs: asked_for.append(layer.multiply_adds(inputs[0].shape)))
@@ -63,14 +63,14 @@ def complexity(model: nn.Module, run: Callable[[], object]) -> dict[str, Part]:
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
     """A network's parameters, by the same parts."""
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, TwoPaths)}
+    layers = {name: module for name, module in model.named_modules() if isinstance(module, MixingLayer)}
     parameters = dict.fromkeys(PARTS, 0)
     for name, parameter in model.named_parameters():
         parameters[_part_of(name, layers)] += parameter.numel()
     return parameters
 
 
-def _part_of(parameter: str, layers: dict[str, TwoPaths]) -> str:
+def _part_of(parameter: str, layers: dict[str, MixingLayer]) -> str:
     prefix = parameter
     while prefix:
         prefix = prefix.rpartition('.')[0]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..layers import TwoPaths
+from ..layers import MixingLayer
 
 _RATES = ('attention_rate', 'conv_rate')
 
@@ -15,8 +15,8 @@ _RATES = ('attention_rate', 'conv_rate')
 class PathWeights(NamedTuple):
     """How much a layer's two paths count."""
 
-    attention_rate: float
-    conv_rate: float
+    attention_rate: float | None = None  # ACmix alone has rates
+    conv_rate: float | None = None
     attention_share: float | None = None  # of the paths' output norms, 0 to 1
 
 
@@ -36,7 +36,7 @@ def logged_path_weights(lines: Sequence[dict]) -> tuple[list[int], dict[str, lis
     for line in lines:
         for name in line:
             layer, _, kind = name.removeprefix('path_weights/').rpartition('/')
-            if kind == 'attention_rate':
+            if kind == 'attention_share':
                 values = (line.get(f'path_weights/{layer}/{field}') for field in PathWeights._fields)
                 layers.setdefault(layer, []).append(PathWeights(*values))
     return [line['step'] for line in lines], layers
@@ -50,10 +50,11 @@ def observed_path_weights(model: nn.Module) -> Iterator[dict[str, PathWeights]]:
     """
     layers: dict[str, PathWeights] = {}
 
-    def observe(name: str) -> Callable[[TwoPaths, tuple[Tensor]], None]:
-        def hook(layer: TwoPaths, inputs: tuple[Tensor]) -> None:
+    def observe(name: str) -> Callable[[MixingLayer, tuple[Tensor]], None]:
+        def hook(layer: MixingLayer, inputs: tuple[Tensor]) -> None:
             if name not in layers:  # measuring calls the layer, too
-                layers[name] = PathWeights(*(getattr(layer, rate).item() for rate in _RATES))
+                rates = [getattr(layer, rate).item() for rate in _RATES if hasattr(layer, rate)]
+                layers[name] = PathWeights(*rates)
                 layers[name] = layers[name]._replace(attention_share=attention_share(layer, *inputs))
 
         return hook
@@ -61,7 +62,7 @@ def observed_path_weights(model: nn.Module) -> Iterator[dict[str, PathWeights]]:
     handles = [
         module.register_forward_pre_hook(observe(name))
         for name, module in model.named_modules()
-        if isinstance(module, TwoPaths)
+        if isinstance(module, MixingLayer)
     ]
     try:
         yield layers
@@ -71,18 +72,14 @@ def observed_path_weights(model: nn.Module) -> Iterator[dict[str, PathWeights]]:
 
 
 @torch.no_grad()
-def attention_share(layer: TwoPaths, x: Tensor) -> float:
+def attention_share(layer: MixingLayer, x: Tensor) -> float:
     """``|attention| / (|attention| + |convolution|)``, Frobenius norms of what the two paths add to the layer's output.
 
     With evaluation's normalisation, and without dropout.
     """
     modes = {module: module.training for module in layer.modules()}
     layer.eval()
-    none = {} if getattr(layer, 'bias', None) is None else dict(bias=torch.zeros_like(layer.bias))
-    norms = []
-    for rate in reversed(_RATES):  # without convolution, without attention
-        zero = torch.zeros_like(getattr(layer, rate))
-        norms.append(torch.func.functional_call(layer, {rate: zero, **none}, (x,)).float().norm().item())
+    norms = [path.float().norm().item() for path in layer.paths(x)]
     for module, training in modes.items():
         module.training = training
     return norms[0] / sum(norms) if sum(norms) else 0.5

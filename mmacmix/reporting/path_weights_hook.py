@@ -12,8 +12,8 @@ from .path_weights import PathWeights, observed_path_weights
 
 @HOOKS.register_module()
 class PathWeightsHook(Hook):
-    """Logs to the run's scalars, for every ACmix layer, ``path_weights/<layer>/attention_rate``, ``.../conv_rate`` and
-    ``.../attention_share``, the share of the attention path in the norms of both paths' outputs.
+    """Logs to the run's scalars, for every layer of this package, ``path_weights/<layer>/attention_share``, the
+    attention path's share in the norms of both paths' outputs, and for ACmix ``.../attention_rate``, ``.../conv_rate``.
 
     Args:
         interval: Iterations from one to the next; also after the last one. Default: 50.
@@ -39,6 +39,7 @@ class PathWeightsHook(Hook):
             f'path_weights/{_unwrapped(layer)}/{field}': value
             for layer, weights in self._observed.items()
             for field, value in weights._asdict().items()
+            if value is not None
         }
         self._observed = None
         if scalars:

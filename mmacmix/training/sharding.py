@@ -12,16 +12,16 @@ from mmengine.registry import FUNCTIONS, OPTIM_WRAPPERS, STRATEGIES
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-from ..layers import TwoPaths
+from ..layers import MixingLayer
 
 
 @FUNCTIONS.register_module()
 def acmix_blocks(module: nn.Module, recurse: bool, nonwrapped_numel: int) -> bool:
-    """FSDP's ``auto_wrap_policy``: the blocks around ACmix layers are gathered one at a time, all else together.
+    """FSDP's ``auto_wrap_policy``: blocks around layers of this package are gathered one at a time, all else together.
 
     Nothing smaller will do, as the layers compute with the weights of their parts.
     """
-    return recurse or any(isinstance(child, TwoPaths) for child in module.children())
+    return recurse or any(isinstance(child, MixingLayer) for child in module.children())
 
 
 @STRATEGIES.register_module()
@@ -32,7 +32,7 @@ class ShardedStrategy(FSDPStrategy):
 
     Args:
         model_wrapper: ``MMFullyShardedDataParallel`` with its arguments; ``sharding_strategy`` stays ``FULL_SHARD``.
-            Default: blocks around ACmix layers apart, ``use_orig_params``.
+            Default: blocks around layers of this package apart, ``use_orig_params``.
         arguments: Those of ``FSDPStrategy``, but for ``state_dict_cfg``.
     """
 

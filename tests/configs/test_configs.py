@@ -189,7 +189,7 @@ def test_has_the_backbone_that_its_name_says_and_heads_that_fit(name):
     channels, backbone = channels_of(cfg.default_scope, json.dumps(cfg.model.backbone.to_dict()))
     network = network_of(name)
     if network.startswith('r'):
-        blocks = list(ACmixResNet.arch_settings[int(network[1:])])
+        blocks = list(ACmixResNet.arch_settings[int(network[1:])][1])
         assert [len(getattr(backbone, layer)) for layer in backbone.res_layers] == blocks
     elif network in BLOCKS:
         assert [len(stage) for stage in backbone.stages] == BLOCKS[network]

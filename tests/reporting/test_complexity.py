@@ -5,7 +5,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmacmix.backbones import ACmixPyramidVisionTransformer, ACmixResNet, ACmixSwinTransformer
-from mmacmix.layers import ACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix, shift_conv
+from mmacmix.layers import LESA, ACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix, XVolution, shift_conv
 from mmacmix.reporting.complexity import complexity
 from mmacmix.reporting.sizes import BACKBONES, classifier_size
 
@@ -83,6 +83,7 @@ def test_acmix_counts_its_steps_one_by_one(stride):
         (PatchwiseACmix(6, 16, 3), (2, 6, 5, 4)),
         (SpatialReductionACmix(8, 2, 2), (2, 6, 4, 8)),
         (WindowACmix(8, 2, window_size=3, shift=1), (2, 5, 4, 8)),
+        (XVolution(6, 8, stride=2, groups=2), (2, 6, 5, 4)),
     ],
 )
 def test_layers_count_what_torch_counts_where_it_can(layer, shape, monkeypatch):
@@ -98,6 +99,17 @@ def test_layers_count_what_torch_counts_where_it_can(layer, shape, monkeypatch):
         counted += (mixing * head_dim - 9 * head_dim * channels) * pixels  # mixed, not projected again
         counted -= mixing * head_dim * (channels + 1)  # merging weight and bias
     assert sum(asked) == counted
+
+
+def test_lesa_counts_its_steps_one_by_one():
+    height, width, channels, heads = 5, 3, 16, 4
+    count = LESA(8, channels, num_heads=heads, stride=2).multiply_adds((2, 8, height, width))
+    pixels = height * width
+    assert count.projections == 2 * pixels * 8 * 2 * channels
+    assert count.convolution == 2 * pixels * (9 * 8 // heads * channels + channels**2)
+    query, value = channels // 2, channels  # of all heads
+    attention = pixels * pixels * (query + value) + pixels * (height + width) * query + pixels * 3 * channels**2
+    assert count.attention == 2 * attention
 
 
 def test_parts_of_a_network():

@@ -5,9 +5,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from mmacmix.layers import ACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix
+from mmacmix.layers import LESA, ACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix, XVolution
 from mmacmix.reporting import PathWeightsHook
-from mmacmix.reporting.charts import draw_path_weights
+from mmacmix.reporting.charts import draw_path_weights, draw_path_weights_over_time
 from mmacmix.reporting.path_weights import (
     PathWeights,
     attention_share,
@@ -42,6 +42,20 @@ def test_the_share_is_that_of_layers_with_one_path(name):
     assert attention_share(layer, x) == pytest.approx(norms[0] / sum(norms), rel=1e-5)
     assert layer.training and all(module.training for module in layer.modules())
     assert all(torch.equal(value, before[key]) for key, value in layer.state_dict().items())
+
+
+@pytest.mark.parametrize('layer', [XVolution(8, 8, stride=2, bias=True), LESA(8, 16, stride=2, num_heads=4, bias=True)])
+def test_layers_without_rates_have_a_share(layer):
+    x = torch.rand(2, 8, 9, 7)
+    with torch.no_grad():
+        attention, convolution = (path.norm().item() for path in layer.eval().paths(x))
+        torch.testing.assert_close(sum(layer.paths(x)), layer(x))
+    statistics = {name: buffer.clone() for name, buffer in layer.train().named_buffers()}
+    assert attention_share(layer, x) == pytest.approx(attention / (attention + convolution), rel=1e-5)
+    assert all(torch.equal(buffer, statistics[name]) for name, buffer in layer.named_buffers())
+    with observed_path_weights(nn.Sequential(layer)) as layers:
+        layer(x)
+    assert layers['0'][:2] == (None, None) and 0 < layers['0'].attention_share < 1
 
 
 def test_a_path_that_is_left_out_has_no_share():
@@ -80,6 +94,19 @@ def test_the_hook_logs_at_its_interval_and_at_the_end():
     steps, layers = logged_path_weights(logged)
     assert steps == [2, 4, 5] and list(layers) == ['0']
     assert all(weights[:2] == (0.5, 0.5) and 0 < weights.attention_share < 1 for weights in layers['0'])
+
+
+def test_charts_of_layers_without_rates_show_shares_alone(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Figure, 'savefig', lambda figure, *_, **__: drawn.append(figure))
+    layers = {f'layer3.{block}': PathWeights(attention_share=0.25 * block) for block in (1, 2)}
+    draw_path_weights(layers, tmp_path / 'chart.png')
+    draw_path_weights_over_time(
+        [10, 20], {name: [weights] * 2 for name, weights in layers.items()}, tmp_path / 'time.png'
+    )
+    (shares,), (lines,) = (figure.axes for figure in drawn)
+    assert [bar.get_height() for bar in shares.patches] == [0.25, 0.5, 0.75, 0.5]
+    assert [list(line.get_ydata()) for line in lines.lines] == [[0.25, 0.25], [0.5, 0.5]]
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,16 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-from mmacmix.backbones import ACmixPyramidVisionTransformer, ACmixResNet, ACmixSAN, ACmixSwinTransformer
+from mmacmix.backbones import (
+    ACmixPyramidVisionTransformer,
+    ACmixResNet,
+    ACmixSAN,
+    ACmixSwinTransformer,
+    LESAResNet,
+    XVolutionResNet,
+)
 from mmacmix.datasets import write_shapes
-from mmacmix.layers import ACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix
+from mmacmix.layers import LESA, ACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix, XVolution
 from mmacmix.ops import available_backends, neighborhood_attention
 from mmacmix.running import build_model
 from tests.conftest import TINY
@@ -36,6 +43,8 @@ LAYERS = {
     'WindowACmix': (lambda: WindowACmix(16, 4, shift=3), (2, 17, 13, 16)),
     'SpatialReductionACmix': (lambda: SpatialReductionACmix(16, 4, reduction=2), (2, 17, 13, 16)),
     'PatchwiseACmix': (lambda: PatchwiseACmix(16, 16), (2, 16, 17, 13)),
+    'XVolution': (lambda: XVolution(16, 16), (2, 16, 17, 13)),
+    'LESA': (lambda: LESA(16, 16), (2, 16, 17, 13)),
 }
 BACKBONES = {
     'ACmixResNet': lambda: ACmixResNet(26, base_channels=8),
@@ -46,6 +55,8 @@ BACKBONES = {
         dict(depths=(1, 2, 1), embed_dims=(8, 16, 24), num_heads=(1, 2, 3)), out_indices=(0, 1, 2)
     ),
     'ACmixSAN': lambda: ACmixSAN(10, base_channels=32),
+    'XVolutionResNet': lambda: XVolutionResNet(26, base_channels=8),
+    'LESAResNet': lambda: LESAResNet(26, base_channels=16),
 }
 
 

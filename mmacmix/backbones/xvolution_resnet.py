@@ -1,0 +1,39 @@
+"""A ResNet some of whose 3x3 convolutions are X-volutions (arXiv 2106.02253)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.registry import MODELS
+
+from ..layers import XVolution
+from .resnet import BasicBlock, ResNet
+
+
+@MODELS.register_module()
+class XVolutionResNet(ResNet):
+    """ResNet backbone with X-volution in place of the 3x3 convolutions of the third stage, which the paper found best.
+
+    Args:
+        depth: 26, 34, 38, 50 or 101. In 34, whose blocks have two 3x3 convolutions, both are replaced.
+        xvolution: ``shift_distance``, ``directions``, ``relations`` and ``norm_cfg`` of ``mmacmix.layers.XVolution``.
+            Default: ``dict(norm_cfg=norm_cfg)``.
+        stage_with_xvolution: Whether each stage has X-volution; the others keep plain 3x3 convolutions.
+            Default: ``(False, False, True, False)``.
+        resnet: The other arguments of ``mmacmix.backbones.ResNet``.
+
+    Raises:
+        ValueError: There is no such depth, or an argument is out of range, or does not have one entry a stage.
+    """
+
+    layer = XVolution
+    arch_settings = {**ResNet.arch_settings, 34: (BasicBlock, (3, 4, 6, 3))}
+
+    def __init__(
+        self,
+        depth: int,
+        xvolution: dict = dict(),
+        stage_with_xvolution: Sequence[bool] = (False, False, True, False),
+        **resnet: Any,
+    ) -> None:
+        xvolution = dict(norm_cfg=resnet.get('norm_cfg', dict(type='BN'))) | xvolution
+        super().__init__(depth, xvolution, stage_with_xvolution, **resnet)

@@ -1,0 +1,109 @@
+"""X-volution for inference: both branches as one convolution, whose kernel is ``w^A(x) + w^C``."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..layers import XVolution
+from ..ops import kernel_offsets, related, shifted, stacked
+from .normalization import is_linear, scale_and_shift
+
+
+def check_mergeable(layer: XVolution) -> None:
+    """Check that both branches are what one convolution can be.
+
+    Raises:
+        ValueError: A normalisation of theirs is no fixed factor and summand a channel.
+    """
+    for name in ('attention_norm', 'conv_norm'):
+        norm = getattr(layer, name)
+        if not is_linear(norm):
+            raise ValueError(
+                f'XVolution cannot become one convolution exactly: {name} is {norm}, and not a batch normalisation '
+                'with running statistics and without hooks'
+            )
+
+
+def fused_xvolution(layer: XVolution, norm: _BatchNorm | None = None) -> nn.Module:
+    """An X-volution, and the batch normalisation behind it, as one convolution.
+
+    Args:
+        layer: The layer.
+        norm: The normalisation, or None. Default: None.
+
+    Returns:
+        A ``torch.nn.Conv2d`` where no tap of the kernel depends on the content, else a ``FusedXVolution``.
+
+    Raises:
+        ValueError: It cannot be merged exactly.
+    """
+    check_mergeable(layer)
+    attention, static = layer.attention.weight.detach(), layer.conv.weight.detach()
+    scale, shift = scale_and_shift(norm, static)
+    if layer.bias is not None:
+        shift = shift + scale * layer.bias.detach()
+    factors = []
+    for branch in (layer.attention_norm, layer.conv_norm):
+        factor, summand = scale_and_shift(branch, static)
+        factors.append((scale * factor).view(-1, 1, 1))
+        shift = shift + scale * summand
+    # (out, taps, in a group) both
+    attention = factors[0] * attention.view(len(attention), len(layer.offsets), -1)
+    static = factors[1] * static.flatten(2).transpose(1, 2)
+    taps = kernel_offsets(layer.kernel_size[0], layer.dilation[0])
+    if layer.relations and attention.any():
+        return FusedXVolution(layer, attention, static, taps, shift)
+    return _plain(layer, dict(zip(taps, static.unbind(1), strict=True)), attention, shift)
+
+
+class FusedXVolution(nn.Module):
+    """One convolution whose kernel has a part that the content makes: at offset ``i`` of pixel ``p``
+    ``content_i diag(x(p)) + static_i``.
+
+    Args:
+        layer: The layer that it is made of.
+        content: ``(out, offsets, in / groups)``.
+        static: ``(out, taps, in / groups)``.
+        taps: Where the static part's taps look.
+        bias: ``(out,)``.
+    """
+
+    def __init__(
+        self, layer: XVolution, content: Tensor, static: Tensor, taps: list[tuple[int, int]], bias: Tensor
+    ) -> None:
+        super().__init__()
+        self.groups, self.stride = layer.groups, layer.stride[0]
+        self.offsets, self.taps = layer.offsets, taps
+        self.kernel = nn.Parameter(torch.cat((content, static), 1))
+        self.bias = nn.Parameter(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As ``mmacmix.layers.XVolution``."""
+        maps = shifted(x, [*self.offsets, *self.taps], self.stride)
+        content, static = maps[: len(self.offsets)], maps[len(self.offsets) :]
+        columns = stacked([*related(x, content, self.stride), *static], self.groups)
+        return F.conv2d(columns, self.kernel.flatten(1)[..., None, None], self.bias, groups=self.groups)
+
+
+def _plain(layer: XVolution, static: dict[tuple[int, int], Tensor], attention: Tensor, bias: Tensor) -> nn.Conv2d:
+    """A convolution with all taps of both branches."""
+    dilation = layer.dilation[0]
+    reach = max(abs(step) // dilation for offset in (*static, *layer.offsets) for step in offset)
+    conv = nn.Conv2d(
+        layer.in_channels,
+        layer.out_channels,
+        2 * reach + 1,
+        layer.stride,
+        reach * dilation,
+        dilation,
+        layer.groups,
+        device=bias.device,
+        dtype=bias.dtype,
+    )
+    kernel = torch.zeros_like(conv.weight)
+    for offset, weight in (*static.items(), *zip(layer.offsets, attention.unbind(1), strict=True)):
+        down, right = (step // dilation + reach for step in offset)
+        kernel[:, :, down, right] += weight
+    conv.weight, conv.bias = nn.Parameter(kernel), nn.Parameter(bias)
+    return conv

@@ -1,0 +1,206 @@
+"""LESA: locally enhanced self-attention (arXiv 2107.05637)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from ..ops import (
+    check_integers,
+    check_multiple,
+    content_statistics,
+    global_attention,
+    position_logits,
+    position_statistics,
+    resized_positions,
+    with_positions,
+)
+from .conv_signature import ConvSignature
+from .mixing_layer import MixingLayer, MultiplyAdds
+
+
+@MODELS.register_module()
+class LESA(ConvSignature, MixingLayer):
+    """Stands wherever a ``k x k`` convolution stands, and has a convolution's signature.
+
+    ``unary + gate * binary``: a convolution; self-attention of all pixels to all; and a gate that a small network opens
+    for each number of each pixel, from both terms.
+
+    A reconstruction from the paper's description. Positions are relative, as the published detection network has them,
+    and resized to the map, where that one takes a single square size.
+
+    Usable as ``conv_cfg=dict(type='LESA')`` wherever MMCV's layers take one, and as ``dcn=dict(type='LESA')`` in the
+    ResNet of MMDetection and MMSegmentation.
+
+    Args:
+        in_channels: Channels of the input; a multiple of ``num_heads``.
+        out_channels: Channels of the output; a multiple of ``2 * num_heads``.
+        kernel_size: Side of the unary term's kernel, odd. Default: 3.
+        stride: The output is averaged over squares of ``stride`` pixels. Default: 1.
+        padding: Only ``dilation * (kernel_size // 2)``, which keeps the size; None stands for it. Default: None.
+        dilation: Spacing of the kernel's taps. Default: 1.
+        groups: Only 1; the argument is there for the signature. Default: 1.
+        bias: Add a learned bias to the output. Default: False.
+        num_heads: Heads of the binary term, and groups of the unary term's convolution. Default: 8.
+        position_size: Side of the map whose relative positions are learned; for others they are interpolated.
+            Default: 14.
+        norm_cfg: Normalisation, but of the logits, which is always that of the batch. Default: ``dict(type='BN')``.
+        init_cfg: MMEngine initialisation. Default: None.
+
+    Raises:
+        ValueError: A size is out of range, or two of them do not fit together.
+    """
+
+    projections = ('projection',)
+    convolution = ('unary',)
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int] = 3,
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | None = None,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = False,
+        num_heads: int = 8,
+        position_size: int = 14,
+        norm_cfg: dict = dict(type='BN'),
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.set_signature(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
+        self.check_groups()
+        check_integers(num_heads=num_heads, position_size=position_size)
+        check_multiple('num_heads', num_heads, in_channels=in_channels)
+        check_multiple('2 * num_heads', 2 * num_heads, out_channels=out_channels)
+        self.num_heads = num_heads
+        width = out_channels // (2 * num_heads)  # of a head's query and key; values have twice as much
+
+        def norm(channels: int) -> nn.Module:
+            return build_norm_layer(norm_cfg, channels)[1]
+
+        self.unary = nn.Sequential(
+            nn.Conv2d(
+                in_channels,
+                out_channels,
+                self.kernel_size,
+                padding=self.padding,
+                dilation=self.dilation,
+                groups=num_heads,
+                bias=False,
+            ),
+            nn.Conv2d(out_channels, out_channels, 1, bias=False),
+            norm(out_channels),
+        )
+        self.projection = nn.Sequential(nn.Conv2d(in_channels, 2 * out_channels, 1, bias=False), norm(2 * out_channels))
+        self.row_positions, self.column_positions = (
+            nn.Parameter(torch.randn(width, 2 * position_size - 1) * width**-0.5) for _ in range(2)
+        )
+        # Of content and of position, a head each. The softmax cancels what is added to all logits: nothing learns it.
+        self.logits_norm = nn.BatchNorm2d(2 * num_heads)
+        self.logits_norm.bias.requires_grad_(False)
+        self.binary_norm = norm(out_channels)
+        self.gate = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(2 * out_channels, out_channels, 1, bias=False),
+            norm(out_channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(out_channels, out_channels, 1, bias=False),
+            norm(out_channels),
+            nn.Sigmoid(),
+        )
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, ceil(H / stride), ceil(W / stride))``.
+
+        Raises:
+            TypeError: ``x`` is not a tensor.
+            ValueError: It has another shape.
+        """
+        self.check_input(x)
+        attention, convolution = self._terms(x)
+        out = self._pooled(convolution + attention)
+        return out if self.bias is None else out + self.bias.view(-1, 1, 1)
+
+    def paths(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return tuple(self._pooled(term) for term in self._terms(x))
+
+    def _terms(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``gate * binary`` and ``unary``."""
+        unary, binary = self.unary(x), self.binary_norm(self._attention(x))
+        return self.gate(torch.cat((unary, binary), 1)) * binary, unary
+
+    def _pooled(self, out: Tensor) -> Tensor:
+        if self.stride[0] == 1:
+            return out
+        return F.avg_pool2d(out, self.stride, ceil_mode=True, count_include_pad=False)
+
+    def _attention(self, x: Tensor) -> Tensor:
+        query, key, value = self._query_key_value(x)
+        out = global_attention(query, key, value.flatten(3).mT)
+        return out.mT.unflatten(3, x.shape[2:]).flatten(1, 2)  # head by head
+
+    def _query_key_value(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query and key with positions ``(B, heads, N, d)``, whose products are the logits, and values."""
+        projected = self.projection(x).unflatten(1, (self.num_heads, -1))
+        width = len(self.row_positions)
+        query, key, value = projected.split((width, width, 2 * width), 2)
+        tables = (
+            resized_positions(table, side).to(query)
+            for table, side in zip((self.row_positions, self.column_positions), x.shape[2:], strict=True)
+        )
+        rows, columns = position_logits(query, *tables)
+        of_content, of_position = (
+            factor.view(-1, 1, 1, 1).to(query) for factor in self._logit_factors(query, key, rows, columns)
+        )
+        query, key = with_positions(query * of_content, key, rows * of_position, columns * of_position)
+        return query, key, value
+
+    def _logit_factors(self, query: Tensor, key: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """What batch normalisation multiplies the logits' two terms with, a number a head."""
+        norm = self.logits_norm
+        variance = norm.running_var
+        if norm.training:
+            precise = torch.promote_types(query.dtype, torch.float32)
+            with torch.autocast(query.device.type, enabled=False):
+                query, key, rows, columns = (each.to(precise) for each in (query, key, rows, columns))
+                statistics = content_statistics(query, key), position_statistics(rows, columns)
+            mean, variance = (torch.cat(each) for each in zip(*statistics, strict=True))
+            _update(norm, mean.detach(), variance.detach(), logits=len(query) * query[0, 0, 0].numel() ** 2)
+        return ((variance + norm.eps).rsqrt() * norm.weight).chunk(2)
+
+    def attention_map(self, x: Tensor, place: tuple[float, float]) -> Tensor:
+        query, key, _ = self._query_key_value(x)
+        row, column = (int(share * side) for share, side in zip(place, x.shape[2:], strict=True))
+        logits = key[0] @ query[0, :, row * x.shape[3] + column, :, None]
+        return logits[..., 0].softmax(-1).unflatten(1, x.shape[2:])
+
+    def multiply_adds(self, shape: Sequence[int]) -> MultiplyAdds:
+        batch, _, height, width = shape
+        pixels = height * width
+        channels = self.out_channels
+        weights = {
+            name: sum(module.weight.numel() for module in getattr(self, name) if isinstance(module, nn.Conv2d))
+            for name in ('projection', 'unary', 'gate')
+        }
+        logits = channels // 2 * (pixels + height + width)  # of a pixel's query with all keys, rows, and columns
+        attention = logits + channels * pixels + weights['gate']
+        return MultiplyAdds(*(batch * pixels * part for part in (weights['projection'], attention, weights['unary'])))
+
+    def extra_repr(self) -> str:
+        return f'{super().extra_repr()}, num_heads={self.num_heads}'
+
+
+@torch.no_grad()
+def _update(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, logits: int) -> None:
+    """Running statistics, as batch normalisation keeps them."""
+    norm.num_batches_tracked += 1
+    share = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
+    norm.running_mean.lerp_(mean.to(norm.running_mean), share)
+    norm.running_var.lerp_((variance * logits / max(1, logits - 1)).to(norm.running_var), share)
