@@ -1,4 +1,4 @@
-"""Draws the figures of the page "How the operator works".
+"""Draws the figures of the page "Four ways to mix convolution and attention".
 
 python docs/figures.py
 """
@@ -22,14 +22,14 @@ def main() -> None:
     paths()
     window()
     shifts()
+    second_path()
+    xvolution()
+    lesa()
 
 
 def paths() -> None:
     """The operator as boxes and arrows."""
-    figure, axes = plt.subplots(figsize=(9.5, 3.6))
-    axes.set_axis_off()
-    axes.set_xlim(0, 19)
-    axes.set_ylim(0, 7)
+    axes = canvas(9.5, 3.6, 19, 7)
     box(axes, 0, 2.8, 1.6, 1.4, 'input\n$x$', PLAIN)
     for y, name in ((5, 'q'), (2.9, 'k'), (0.8, 'v')):
         box(axes, 3.2, y, 2, 1.2, f'1x1 conv\n${name}$', SHARED)
@@ -47,7 +47,94 @@ def paths() -> None:
     arrow(axes, (16.4, 3.5), (17.2, 3.5))
     for x, text in ((4.2, 'stage I, shared'), (10.2, 'stage II, two paths')):
         axes.text(x, 6.75, text, ha='center', fontsize=10, style='italic')
-    save(figure, 'operator_paths.png')
+    save(axes.figure, 'operator_paths.png')
+
+
+def second_path() -> None:
+    """ACmix beside a transformer's own attention."""
+    axes = canvas(9.5, 2.8, 19, 5.6)
+    box(axes, 0, 2.1, 1.6, 1.4, 'input\n$x$', PLAIN)
+    box(axes, 3, 2, 2.6, 1.6, "the host's\n$q$, $k$, $v$", SHARED)
+    arrow(axes, (1.6, 2.8), (3, 2.8))
+    box(axes, 7.4, 3.8, 4, 1.4, "the host's\nown attention", ATTENTION)
+    box(axes, 12.2, 3.8, 1.6, 1.4, 'proj', ATTENTION)
+    box(axes, 7.4, 0.4, 2.8, 1.4, 'fully\nconnected', CONVOLUTION)
+    box(axes, 11, 0.4, 2.8, 1.4, 'shift\nand sum', CONVOLUTION)
+    arrow(axes, (5.6, 2.8), (7.4, 4.5))
+    arrow(axes, (5.6, 2.8), (7.4, 1.1))
+    arrow(axes, (11.4, 4.5), (12.2, 4.5))
+    arrow(axes, (10.2, 1.1), (11, 1.1))
+    box(axes, 15.4, 2.2, 1.2, 1.2, '+', PLAIN)
+    arrow(axes, (13.8, 4.5), (15.4, 3.1), r'$\alpha$')
+    arrow(axes, (13.8, 1.1), (15.4, 2.5), r'$\beta$')
+    box(axes, 17.3, 2.1, 1.7, 1.4, 'output', PLAIN)
+    arrow(axes, (16.6, 2.8), (17.3, 2.8))
+    save(axes.figure, 'operator_second_path.png')
+
+
+def xvolution() -> None:
+    """The two branches of X-volution, and the one kernel that they become."""
+    axes = canvas(9.5, 4.2, 19, 8.4)
+    box(axes, 0, 4.6, 1.6, 1.4, 'input\n$x$', PLAIN)
+    box(axes, 3, 6.4, 2.6, 1.4, 'shift to\n8 neighbours', ATTENTION)
+    box(axes, 7.2, 6.5, 1.2, 1.2, r'$\odot$', ATTENTION)
+    box(axes, 9.8, 6.4, 2.6, 1.4, '1x1 conv\n$W^A$', ATTENTION)
+    box(axes, 3, 2.8, 9.4, 1.4, '3x3 conv  $W^C$', CONVOLUTION)
+    arrow(axes, (1.6, 5.3), (3, 7.1))
+    arrow(axes, (1.6, 5.3), (7.2, 6.7))
+    arrow(axes, (1.6, 5.3), (3, 3.5))
+    arrow(axes, (5.6, 7.1), (7.2, 7.1))
+    arrow(axes, (8.4, 7.1), (9.8, 7.1))
+    for y in (6.4, 2.8):
+        box(axes, 13.1, y, 1.2, 1.4, 'BN', PLAIN)
+        arrow(axes, (12.4, y + 0.7), (13.1, y + 0.7))
+        arrow(axes, (14.3, y + 0.7), (15.6, 5.6 if y > 5 else 5))
+    box(axes, 15.6, 4.7, 1.2, 1.2, '+', PLAIN)
+    box(axes, 17.3, 4.6, 1.7, 1.4, 'output', PLAIN)
+    arrow(axes, (16.8, 5.3), (17.3, 5.3))
+    axes.plot([0, 19], [2.1, 2.1], '--', color='#999999', lw=1)
+    axes.text(0, 1.55, 'after fuse', fontsize=10, style='italic')
+    box(axes, 0, 0, 1.6, 1.3, 'input', PLAIN)
+    box(axes, 3, 0, 11.3, 1.3, 'one kernel:  $w^A_i(x) + w^C_i$,   $w^A_i(x) = W^A_i\\,diag(x(p))$', SHARED)
+    box(axes, 17.3, 0, 1.7, 1.3, 'output', PLAIN)
+    arrow(axes, (1.6, 0.65), (3, 0.65))
+    arrow(axes, (14.3, 0.65), (17.3, 0.65))
+    save(axes.figure, 'operator_xvolution.png')
+
+
+def lesa() -> None:
+    """The terms of LESA and their gate."""
+    axes = canvas(9.5, 3.4, 19, 6.8)
+    box(axes, 0, 2.7, 1.6, 1.4, 'input\n$x$', PLAIN)
+    box(axes, 3, 5.2, 6.4, 1.4, '3x3 conv in 8 groups,\n1x1 conv, BN', CONVOLUTION)
+    box(axes, 3, 0.2, 2.7, 1.4, '1x1 conv, BN\n$q$, $k$, $v$', SHARED)
+    box(axes, 6.4, 0.2, 3, 1.4, 'attention to\nall pixels, BN', ATTENTION)
+    arrow(axes, (1.6, 3.4), (3, 5.9))
+    arrow(axes, (1.6, 3.4), (3, 0.9))
+    arrow(axes, (5.7, 0.9), (6.4, 0.9))
+    box(axes, 10.6, 2.7, 2.8, 1.4, 'gate: 1x1 conv\ntwice, sigmoid', SHARED)
+    axes.text(10.2, 6.1, 'unary', fontsize=10, style='italic')
+    axes.text(10.2, 0.35, 'binary', fontsize=10, style='italic')
+    arrow(axes, (9.4, 5.9), (11.4, 4.1))
+    arrow(axes, (9.4, 0.9), (11.4, 2.7))
+    arrow(axes, (9.4, 5.9), (15.4, 4))
+    arrow(axes, (9.4, 0.9), (14, 0.9))
+    box(axes, 14, 0.3, 1.2, 1.2, r'$\odot$', ATTENTION)
+    arrow(axes, (13.4, 3.2), (14.4, 1.5))
+    box(axes, 15.4, 2.8, 1.2, 1.2, '+', PLAIN)
+    arrow(axes, (14.9, 1.5), (15.8, 2.8))
+    box(axes, 17.3, 2.7, 1.7, 1.4, 'output', PLAIN)
+    arrow(axes, (16.6, 3.4), (17.3, 3.4))
+    save(axes.figure, 'operator_lesa.png')
+
+
+def canvas(width: float, height: float, right: float, top: float) -> Axes:
+    """Empty axes of so many inches, from 0 to ``right`` and ``top``."""
+    _, axes = plt.subplots(figsize=(width, height))
+    axes.set_axis_off()
+    axes.set_xlim(0, right)
+    axes.set_ylim(0, top)
+    return axes
 
 
 def box(axes: Axes, x: float, y: float, width: float, height: float, text: str, color: str) -> None:

@@ -203,4 +203,4 @@ def test_the_figures_are_those_that_their_script_draws(tmp_path, monkeypatch):
     assert drawn.keys() == kept.keys()
     for name, picture in drawn.items():
         assert abs(np.subtract(picture.shape, kept[name].shape)).max() <= 4  # fonts differ between systems
-    assert all(f'images/{name}' in (DOCS / 'operator.md').read_text() for name in kept)
+    assert all(f'images/{name}' in (DOCS / 'four_ways.md').read_text() for name in kept)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Time and memory of ACmix beside what it replaces, measured in turn in one process.
+"""Time and memory of ACmix, X-volution and LESA beside what they replace, measured in turn in one process.
 
 python tools/benchmark.py op --channels 64 --size 100 168 --backward
 python tools/benchmark.py backbone resnet50 --size 800 1344
@@ -24,10 +24,10 @@ import torch.nn.functional as F
 from mmcv.cnn.utils import fuse_conv_bn
 from torch import Tensor, nn
 
-from mmacmix.backbones import ACmixResNet, ACmixSwinTransformer
+from mmacmix.backbones import ACmixResNet, ACmixSwinTransformer, LESAResNet, XVolutionResNet
 from mmacmix.deploy import fuse
 from mmacmix.errors import UserError
-from mmacmix.layers import ACmix
+from mmacmix.layers import LESA, ACmix, MixingLayer, XVolution
 from mmacmix.ops import available_backends
 from mmacmix.reporting.measurement import Work, draw, draw_scaling, measure, table
 from mmacmix.running import build_model, load_configs, run
@@ -38,10 +38,10 @@ DTYPES = ('float32', 'float16', 'bfloat16')
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(description='Time and memory of ACmix beside what it replaces.')
+    parser = ArgumentParser(description='Time and memory of ACmix, X-volution and LESA beside what they replace.')
     commands = parser.add_subparsers(dest='command', required=True)
 
-    op = commands.add_parser('op', help='one layer: every backend, fused, a plain 3x3, and on a GPU NATTEN')
+    op = commands.add_parser('op', help='one layer: every backend, fused, a plain 3x3, X-volution, LESA, NATTEN')
     op.add_argument('--channels', type=int, default=64, help='default: 64')
     op.add_argument('--stride', type=int, default=1, help='default: 1')
     add_common(op, [100, 168], layers)
@@ -125,6 +125,9 @@ def layers(args: Namespace) -> dict[str, Work]:
     networks = {'plain 3x3': nn.Conv2d(args.channels, args.channels, 3, args.stride, 1, bias=False)}
     layer = ACmix(args.channels, args.channels, stride=args.stride)
     networks |= backends_of(layer, args)
+    networks |= others(XVolution(args.channels, args.channels, stride=args.stride), args)
+    if args.channels % 16 == 0:
+        networks |= others(LESA(args.channels, args.channels, stride=args.stride), args)
     if on_gpu(args) and args.stride == 1 and find_spec('natten'):
         networks['natten'] = WithNatten.of(layer)
     return {
@@ -163,6 +166,7 @@ def backbones(args: Namespace) -> dict[str, Work]:
 
     if args.network == 'resnet50':
         networks = {'plain': ResNet(50)} | backends_of(ACmixResNet(50), args)
+        networks |= others(XVolutionResNet(50), args) | others(LESAResNet(50), args)
         if not args.backward:
             networks['plain, fused'] = fused(networks['plain'])
     else:
@@ -234,11 +238,17 @@ def backends_of(model: nn.Module, args: Namespace) -> dict[str, nn.Module]:
     return networks
 
 
+def others(model: nn.Module, args: Namespace) -> dict[str, nn.Module]:
+    """A network with another layer than ACmix, and the same fused."""
+    name = type(model).__name__
+    return {name: model} if args.backward else {name: model, f'{name}, fused': fused(model)}
+
+
 def fused(model: nn.Module) -> nn.Module:
-    """A copy, its ACmix layers and batch normalisation merged."""
+    """A copy, its layers and batch normalisation merged."""
     copy = deepcopy(model)
     copy.eval()  # returns nothing in the hosts' networks
-    return fuse(copy) if any(isinstance(module, ACmix) for module in copy.modules()) else fuse_conv_bn(copy)
+    return fuse(copy) if any(isinstance(module, MixingLayer) for module in copy.modules()) else fuse_conv_bn(copy)
 
 
 def detectors(args: Namespace) -> dict[str, Work]:

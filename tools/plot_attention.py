@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Where does a pixel look? Draw the attention of every head, in the last ACmix layer of each stage, over the image.
+"""Where does a pixel look? Draw every head's attention, in the last such layer of each stage, over the image.
 
 python tools/plot_attention.py configs/maskrcnn_acmix.py work_dirs/maskrcnn_acmix/epoch_12.pth photo.jpg --pixel 320 240
 """
@@ -16,7 +16,9 @@ from mmacmix.running import add_config_arguments, load_config, run
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(description='Draw where a pixel looks: every head, the last ACmix layer of each stage.')
+    parser = ArgumentParser(
+        description='Draw where a pixel looks: every head, the last layer with attention of each stage.'
+    )
     add_config_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('image', help='image file')
@@ -37,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     predictor = Predictor(load_config(args), args.checkpoint, args.device)
     maps, covered = predictor.attention_maps(image, (x, y))
     if not maps:
-        raise UserError(f'{args.config} has no ACmix layer with attention')
+        raise UserError(f'{args.config} has no layer with attention')
     args.out.parent.mkdir(parents=True, exist_ok=True)
     draw_attention(mmcv.bgr2rgb(image), last_of_each_stage(maps), (x, y), covered, args.out)
     print(f'What the pixel at {x}, {y} sees is drawn in {args.out}')

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Which layers attend, which convolve? Draw the rates of ACmix's two paths by depth.
+"""Which layers attend, which convolve? Draw ACmix's rates, and the share of each path in any layer, by depth.
 
 python tools/plot_path_weights.py work_dirs/maskrcnn_acmix/epoch_12.pth
 python tools/plot_path_weights.py work_dirs/maskrcnn_acmix              # over training
@@ -17,7 +17,7 @@ from mmacmix.running import run
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(description="Draw the rates of ACmix's two paths by depth.")
+    parser = ArgumentParser(description="Draw the rates of ACmix's two paths, and the paths' shares, by depth.")
     parser.add_argument('source', type=Path, help='a checkpoint, or a work directory for the rates over training')
     parser.add_argument('--out', type=Path, default='path_weights.png', help='PNG; default: path_weights.png')
     args = parser.parse_args(argv)
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     except ValueError as error:
         raise UserError(str(error)) from error
     if not layers:
-        raise UserError(f'{args.source} has no learned rates of an ACmix layer')
+        raise UserError(f'{args.source} has neither learned rates of an ACmix layer nor logged shares')
     if args.source.is_dir():
         draw_path_weights_over_time(steps, layers, args.out)
     else:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
+from torch import nn
 
 from mmacmix.datasets import innermost
-from mmacmix.deploy import FusedACmix, fuse
+from mmacmix.deploy import fuse
 from mmacmix.errors import UserError
+from mmacmix.layers import MixingLayer
 from mmacmix.runner import build_runner, check_checkpoint, unwrapped
 from mmacmix.running import add_common_arguments, load_config, run
 
@@ -43,10 +45,18 @@ def main(argv: list[str] | None = None) -> None:
     check_checkpoint(args.checkpoint, runner.model)
     runner.load_checkpoint(args.checkpoint)
     if args.fuse:
-        model = fuse(unwrapped(runner.model))
-        layers = sum(isinstance(module, FusedACmix) for module in model.modules())
-        print_log(f'--fuse: {layers} ACmix layers are merged for inference', 'current')
+        _fuse(unwrapped(runner.model))
     runner.test()
+
+
+def _fuse(model: nn.Module) -> None:
+    layers = [module for module in model.modules() if isinstance(module, MixingLayer)]
+    try:
+        left = set(fuse(model).modules())
+    except ValueError as error:
+        raise UserError(f'--fuse: {error}') from error
+    merged = len([layer for layer in layers if layer not in left])
+    print_log(f'--fuse: {merged} of {len(layers)} layers of mmacmix are merged for inference', 'current')
 
 
 def _draw(cfg: Config, show: bool, folder: str | None, seconds: float, segmentation: bool) -> None:

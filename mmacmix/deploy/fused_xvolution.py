@@ -6,8 +6,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers import XVolution
-from ..ops import kernel_offsets, related, shifted, stacked
+from ..ops import is_exporting, kernel_offsets, shifted, stacked
 from .normalization import is_linear, scale_and_shift
+
+_COLUMNS = 1 << 22  # numbers that the kernel is applied to at a time: 16 MiB in float32
 
 
 def check_mergeable(layer: XVolution) -> None:
@@ -80,9 +82,20 @@ class FusedXVolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """As ``mmacmix.layers.XVolution``."""
-        maps = shifted(x, [*self.offsets, *self.taps], self.stride)
+        maps = [x[:, :, :: self.stride, :: self.stride], *shifted(x, [*self.offsets, *self.taps], self.stride)]
+        height, width = maps[0].shape[2:]
+        whole = is_exporting() or not x.numel()
+        rows = height if whole else max(1, _COLUMNS // (len(maps) * x.shape[:2].numel() * width))
+        if rows >= height:
+            return self._of_rows(*maps)
+        return torch.cat(
+            [self._of_rows(*part) for part in zip(*(each.split(rows, 2) for each in maps), strict=True)], 2
+        )
+
+    def _of_rows(self, centre: Tensor, *maps: Tensor) -> Tensor:
+        """The output of some rows of pixels and what lies around them."""
         content, static = maps[: len(self.offsets)], maps[len(self.offsets) :]
-        columns = stacked([*related(x, content, self.stride), *static], self.groups)
+        columns = stacked([*(centre * each for each in content), *static], self.groups)
         return F.conv2d(columns, self.kernel.flatten(1)[..., None, None], self.bias, groups=self.groups)
 
 

@@ -51,6 +51,8 @@ class Predictor:
             self.model = (fuse(model) if fused else model).to(device)
         except (AssertionError, RuntimeError) as error:  # torch has it not, or knows no such name
             raise UserError(f'device {device}: {str(error).splitlines()[0]}') from error
+        except ValueError as error:
+            raise UserError(f'{cfg.filename} cannot be fused: {error}') from error
         dataset = innermost(cfg.test_dataloader.dataset)
         #: ``classes`` and ``palette``: those of the data set that the network was trained on, where that is known.
         self.dataset_meta = {

@@ -13,10 +13,10 @@ from ..ops import (
     check_multiple,
     content_statistics,
     global_attention,
+    logits,
     position_logits,
     position_statistics,
-    resized_positions,
-    with_positions,
+    relative_positions,
 )
 from .conv_signature import ConvSignature
 from .mixing_layer import MixingLayer, MultiplyAdds
@@ -142,44 +142,42 @@ class LESA(ConvSignature, MixingLayer):
         return F.avg_pool2d(out, self.stride, ceil_mode=True, count_include_pad=False)
 
     def _attention(self, x: Tensor) -> Tensor:
-        query, key, value = self._query_key_value(x)
-        out = global_attention(query, key, value.flatten(3).mT)
-        return out.mT.unflatten(3, x.shape[2:]).flatten(1, 2)  # head by head
+        return global_attention(*self._project(x)).flatten(1, 2)  # head by head
 
-    def _query_key_value(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Query and key with positions ``(B, heads, N, d)``, whose products are the logits, and values."""
+    def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Query, key, value, and the logits of rows and columns, with the logits' normalisation in query and logits."""
         projected = self.projection(x).unflatten(1, (self.num_heads, -1))
         width = len(self.row_positions)
         query, key, value = projected.split((width, width, 2 * width), 2)
         tables = (
-            resized_positions(table, side).to(query)
+            relative_positions(table, side).to(query)
             for table, side in zip((self.row_positions, self.column_positions), x.shape[2:], strict=True)
         )
         rows, columns = position_logits(query, *tables)
         of_content, of_position = (
             factor.view(-1, 1, 1, 1).to(query) for factor in self._logit_factors(query, key, rows, columns)
         )
-        query, key = with_positions(query * of_content, key, rows * of_position, columns * of_position)
-        return query, key, value
+        return query * of_content, key, value, rows * of_position, columns * of_position
 
     def _logit_factors(self, query: Tensor, key: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
         """What batch normalisation multiplies the logits' two terms with, a number a head."""
         norm = self.logits_norm
         variance = norm.running_var
-        if norm.training:
+        if norm.training and len(query):
             precise = torch.promote_types(query.dtype, torch.float32)
             with torch.autocast(query.device.type, enabled=False):
                 query, key, rows, columns = (each.to(precise) for each in (query, key, rows, columns))
                 statistics = content_statistics(query, key), position_statistics(rows, columns)
             mean, variance = (torch.cat(each) for each in zip(*statistics, strict=True))
-            _update(norm, mean.detach(), variance.detach(), logits=len(query) * query[0, 0, 0].numel() ** 2)
+            _update(norm, mean.detach(), variance.detach(), number=len(query) * query.shape[3:].numel() ** 2)
         return ((variance + norm.eps).rsqrt() * norm.weight).chunk(2)
 
     def attention_map(self, x: Tensor, place: tuple[float, float]) -> Tensor:
-        query, key, _ = self._query_key_value(x)
-        row, column = (int(share * side) for share, side in zip(place, x.shape[2:], strict=True))
-        logits = key[0] @ query[0, :, row * x.shape[3] + column, :, None]
-        return logits[..., 0].softmax(-1).unflatten(1, x.shape[2:])
+        query, key, _, rows, columns = self._project(x[:1])
+        places = (int(share * side) for share, side in zip(place, x.shape[2:], strict=True))
+        row, column = (slice(at, at + 1) for at in places)
+        seen = logits(query[..., row, column], key, rows[:, :, row, column], columns[:, :, row, column])
+        return seen[0, :, 0].softmax(-1).unflatten(1, x.shape[2:])
 
     def multiply_adds(self, shape: Sequence[int]) -> MultiplyAdds:
         batch, _, height, width = shape
@@ -189,8 +187,8 @@ class LESA(ConvSignature, MixingLayer):
             name: sum(module.weight.numel() for module in getattr(self, name) if isinstance(module, nn.Conv2d))
             for name in ('projection', 'unary', 'gate')
         }
-        logits = channels // 2 * (pixels + height + width)  # of a pixel's query with all keys, rows, and columns
-        attention = logits + channels * pixels + weights['gate']
+        of_logits = channels // 2 * (pixels + height + width)  # of a pixel's query with all keys, rows, and columns
+        attention = of_logits + channels * pixels + weights['gate']
         return MultiplyAdds(*(batch * pixels * part for part in (weights['projection'], attention, weights['unary'])))
 
     def extra_repr(self) -> str:
@@ -198,9 +196,9 @@ class LESA(ConvSignature, MixingLayer):
 
 
 @torch.no_grad()
-def _update(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, logits: int) -> None:
+def _update(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, number: int) -> None:
     """Running statistics, as batch normalisation keeps them."""
     norm.num_batches_tracked += 1
     share = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
     norm.running_mean.lerp_(mean.to(norm.running_mean), share)
-    norm.running_var.lerp_((variance * logits / max(1, logits - 1)).to(norm.running_var), share)
+    norm.running_var.lerp_((variance * number / max(1, number - 1)).to(norm.running_var), share)

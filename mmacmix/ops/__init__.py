@@ -15,10 +15,10 @@ from .exportable import is_exporting
 from .global_attention import (
     content_statistics,
     global_attention,
+    logits,
     position_logits,
     position_statistics,
-    resized_positions,
-    with_positions,
+    relative_positions,
 )
 from .memory_format import contiguous
 from .neighborhood_attention import BACKENDS, available_backends, neighborhood_attention
@@ -45,6 +45,7 @@ __all__ = [
     'is_integer',
     'is_number',
     'kernel_offsets',
+    'logits',
     'merged_kernels',
     'mix',
     'neighborhood_attention',
@@ -52,12 +53,11 @@ __all__ = [
     'position_statistics',
     'reflect',
     'related',
-    'resized_positions',
+    'relative_positions',
     'shift_conv',
     'shift_kernels',
     'shifted',
     'stacked',
     'window_positions',
     'windows',
-    'with_positions',
 ]

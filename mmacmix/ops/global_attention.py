@@ -4,31 +4,35 @@ The logit of query i and key j is a sum of two terms, of the content and of the 
 
     q_i . k_j      and      q_i . (r_rows[y_j - y_i] + r_columns[x_j - x_i])
 
-The second one is a sum of what j's row and j's column give. So it is a product of vectors, too: of q_i's products with
-all rows and all columns, and of a key that says which row and which column it is in. Any attention kernel takes it.
+The second one is a sum of what j's row and j's column give, which take H + W numbers a query instead of H W. And all
+logits never exist together: queries are worked through by some rows of the map at a time, in backward once more.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from .exportable import is_exporting
+
+_LOGITS = 1 << 22  # at a time: 16 MiB in float32
 
 
-def resized_positions(table: Tensor, side: int) -> Tensor:
-    """Vectors of relative positions for a map of another side: linear between those that are there.
+def relative_positions(table: Tensor, side: int) -> Tensor:
+    """A vector for every key ``j`` that a query ``i`` sees along one side of the map: ``(d, side, side)``, i first.
 
     Args:
-        table: ``(d, 2 * R - 1)``: from ``-(R - 1)``, where the key is all the way before the query, to ``R - 1``.
-        side: Of the map.
-
-    Returns:
-        ``(d, 2 * side - 1)``, from border to border like the table; the middle is always the query's own place.
+        table: ``(d, 2 * R - 1)``, for a side of R pixels: from the key all the way before the query, over the query's
+            own place in the middle, to all the way behind. Vectors for another side are interpolated linearly.
+        side: Pixels.
     """
     reach = table.shape[1] // 2
-    steps = torch.arange(1 - side, side, dtype=torch.promote_types(table.dtype, torch.float32), device=table.device)
-    places = reach + steps * (reach / max(1, side - 1))
+    at = torch.arange(side, device=table.device)
+    # In tensors, so that an exporter leaves the side open.
+    places = reach + (at - at[:, None]) * (
+        reach / at[-1:].clamp(min=1).to(torch.promote_types(table.dtype, torch.float))
+    )
     low = places.floor().long().clamp(0, 2 * reach)
-    weight = (places - low).to(table.dtype)
-    return torch.lerp(table[:, low], table[:, (low + 1).clamp(max=2 * reach)], weight)
+    return torch.lerp(table[:, low], table[:, (low + 1).clamp(max=2 * reach)], (places - low).to(table.dtype))
 
 
 def position_logits(query: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,15 +40,13 @@ def position_logits(query: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tenso
 
     Args:
         query: ``(B, heads, d, H, W)``.
-        rows: ``(d, 2 * H - 1)``.
-        columns: ``(d, 2 * W - 1)``.
+        rows: ``(d, H, H)``, see ``relative_positions``.
+        columns: ``(d, W, W)``.
 
     Returns:
         ``(B, heads, H, W, H)`` and ``(B, heads, H, W, W)``: the logit of a key is that of its row plus that of its
         column.
     """
-    # windows of the tables, turned around: [.., i, j] is the vector at j - i
-    rows, columns = (table.unfold(1, (table.shape[1] + 1) // 2, 1).flip(1) for table in (rows, columns))
     return torch.einsum('bndyx,dyj->bnyxj', query, rows), torch.einsum('bndyx,dxj->bnyxj', query, columns)
 
 
@@ -77,29 +79,42 @@ def position_statistics(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     return mean, within.mean((0, 2, 3)) + (of_queries - mean.view(-1, 1, 1)).square().mean((0, 2, 3))
 
 
-def with_positions(query: Tensor, key: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries and keys ``(B, heads, H * W, d + H + W)`` whose products are the sums of both terms.
+def logits(query: Tensor, key: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Both terms of some queries with all keys: ``(B, heads, h * w, H * W)``.
+
+    Args:
+        query: ``(B, heads, d, h, w)``.
+        key: ``(B, heads, d, H, W)``.
+        rows: Logits of the keys' rows: ``(B, heads, h, w, H)``.
+        columns: Logits of the keys' columns: ``(B, heads, h, w, W)``.
+    """
+    of_position = (rows[..., :, None] + columns[..., None, :]).flatten(4).flatten(2, 3)
+    return (query.flatten(3).mT @ key.flatten(3)).add_(of_position)
+
+
+def global_attention(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """``softmax(logits) value``, without a scale: ``(B, heads, v, H, W)``.
 
     Args:
         query: ``(B, heads, d, H, W)``.
         key: The same shape.
+        value: ``(B, heads, v, H, W)``.
         rows: ``(B, heads, H, W, H)``.
         columns: ``(B, heads, H, W, W)``.
     """
-    height, width = query.shape[3:]
-    query = torch.cat((query.permute(0, 1, 3, 4, 2), rows, columns), -1).flatten(2, 3)
-    of_row, of_column = (torch.eye(side, dtype=key.dtype, device=key.device) for side in (height, width))
-    here = of_row.repeat_interleave(width, 0), of_column.repeat(height, 1)
-    places = torch.cat(here, 1).expand(*key.shape[:2], -1, -1)
-    return query, torch.cat((key.flatten(3).mT, places), -1)
+    height, width = key.shape[3:]
+    whole = is_exporting() or not query.numel()
+    step = height if whole else max(1, _LOGITS // (query.shape[:2].numel() * height * width * width))
+    if step >= height:
+        return _attend(query, key, value, rows, columns)
+    some = zip(query.split(step, 3), rows.split(step, 2), columns.split(step, 2), strict=True)
+    outs = [
+        checkpoint(_attend, query, key, value, rows, columns, use_reentrant=False, preserve_rng_state=False)
+        for query, rows, columns in some
+    ]
+    return torch.cat(outs, 3)
 
 
-def global_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """``softmax(query key^T) value``, without a scale; the values may have another width.
-
-    Args:
-        query: ``(B, heads, N, d)``.
-        key: The same shape.
-        value: ``(B, heads, N, v)``.
-    """
-    return F.scaled_dot_product_attention(query, key, value, scale=1.0)
+def _attend(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    weights = logits(query, key, rows, columns).softmax(-1)
+    return (value.flatten(3) @ weights.mT).unflatten(3, query.shape[3:])

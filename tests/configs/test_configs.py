@@ -1,6 +1,7 @@
 import functools
 import importlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,10 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 
-from mmacmix.backbones import ACmixResNet, ACmixSwinTransformer
+from mmacmix.backbones import ACmixSwinTransformer, XVolutionResNet
 from mmacmix.backbones.acmix_pvt import PatchEmbed
 from mmacmix.datasets import CLASSES, PALETTE, SEMANTIC_CLASSES, SEMANTIC_PALETTE
-from mmacmix.layers import ACmix, SpatialReductionACmix, WindowACmix
+from mmacmix.layers import LESA, ACmix, SpatialReductionACmix, WindowACmix
 
 ROOT = Path(__file__).parents[2] / 'configs'
 OTHERS = {'_base_', 'imagenet'}  # the latter in test_imagenet.py
@@ -26,11 +27,13 @@ NETWORKS = {'maskrcnn_acmix.py': 'r50', 'upernet_acmix.py': 'swin-t', 'shapes/up
 BLOCKS = {'swin-t': [2, 2, 6, 2], 'swin-s': [2, 2, 18, 2], 'pvt-t': [2, 2, 2, 2], 'pvt-s': [3, 4, 6, 3]}
 PRETRAINED = {'swin-t': 'swin_tiny', 'swin-s': 'swin_small', 'pvt-t': 'pvt_tiny', 'pvt-s': 'pvt_small'}
 
-SMALL_ALREADY = ('shapes', 'ablation', 'warm_start')
+SMALL_ALREADY = ('shapes', 'ablation', 'mixing', 'warm_start')
 
 # The same networks, narrower and shallower, without weights to download; and their channels.
 SMALL = {
     'ACmixResNet': ({'model.backbone.base_channels': 8}, [32, 64, 128, 256]),
+    'XVolutionResNet': ({'model.backbone.base_channels': 8}, [32, 64, 128, 256]),
+    'LESAResNet': ({'model.backbone.base_channels': 16}, [64, 128, 256, 512]),
     'ACmixSwinTransformer': (
         {
             'model.backbone.arch': dict(_delete_=True, embed_dims=8, depths=(1, 2, 1, 1), num_heads=(1, 2, 2, 2)),
@@ -54,7 +57,7 @@ def network_of(name):
     """The network that a config's name says: ``r50`` of ``mask-rcnn_acmix-r50_fpn_1x_coco``."""
     if name.startswith(SMALL_ALREADY):
         return NETWORKS.get(name, 'r26')
-    return NETWORKS.get(name) or name.split('acmix-')[1].split('_')[0]
+    return NETWORKS.get(name) or re.search('(acmix|xvolution|lesa)-([^_]+)', name)[2]
 
 
 def load(name, **changes):
@@ -72,6 +75,8 @@ def load_small(name):
         model.backbone.pop('init_cfg', None)
         return cfg
     changes, channels = SMALL[model.backbone.type]
+    if model.backbone.get('depth') == 34:
+        channels = [each // 4 for each in channels]
     if 'neck' in model:
         changes = {**changes, 'model.neck.in_channels': channels}
     elif model.decode_head.type == 'UPerHead':
@@ -146,8 +151,12 @@ def test_the_families_are_there():
         'shapes/mask-rcnn_acmix-r26_shapes.py',
         'shapes/mask-rcnn_acmix-r26_fsdp_shapes.py',
         'shapes/upernet_acmix-swin_shapes.py',
+        'shapes/mask-rcnn_xvolution-r26_shapes.py',
+        'shapes/mask-rcnn_lesa-r26_shapes.py',
     ]
-    resnets += ['retinanet/retinanet_acmix-r50_fpn_1x_coco.py']
+    resnets += ['retinanet/retinanet_acmix-r50_fpn_1x_coco.py', 'mask_rcnn/mask-rcnn_lesa-r50_fpn_1x_coco.py']
+    resnets += [f'mask_rcnn/mask-rcnn_xvolution-r{depth}_fpn_1x_coco.py' for depth in (34, 50, 101)]
+    shapes += [f'mixing/{layer}.py' for layer in ('acmix', 'lesa', 'plain', 'xvolution')]
     shapes += [
         f'ablation/{variant}.py'
         for variant in (
@@ -189,7 +198,7 @@ def test_has_the_backbone_that_its_name_says_and_heads_that_fit(name):
     channels, backbone = channels_of(cfg.default_scope, json.dumps(cfg.model.backbone.to_dict()))
     network = network_of(name)
     if network.startswith('r'):
-        blocks = list(ACmixResNet.arch_settings[int(network[1:])][1])
+        blocks = list(XVolutionResNet.arch_settings[int(network[1:])][1])
         assert [len(getattr(backbone, layer)) for layer in backbone.res_layers] == blocks
     elif network in BLOCKS:
         assert [len(stage) for stage in backbone.stages] == BLOCKS[network]
@@ -213,6 +222,7 @@ def test_rates_norms_and_positions_take_no_weight_decay(name):
         ACmix: ('attention_rate', 'conv_rate', 'position.weight', 'position.bias'),
         WindowACmix: ('attention_rate', 'conv_rate', 'relative_position_bias_table'),
         SpatialReductionACmix: ('attention_rate', 'conv_rate'),
+        LESA: ('row_positions', 'column_positions'),
         PatchEmbed: ('position',),
         ACmixSwinTransformer: ('absolute_pos_embed',),
         torch.nn.BatchNorm2d: ('weight', 'bias'),

@@ -22,6 +22,7 @@ def test_only_what_is_trained_in_minutes_is_not_in_the_index():
     families = {path.name for path in (ROOT / 'configs').iterdir() if path.is_dir() and path.name != '_base_'}
     assert families - {path.parent.name for path in ROOT.glob('configs/*/metafile.yml')} == {
         'ablation',
+        'mixing',
         'shapes',
         'warm_start',
     }

@@ -5,7 +5,7 @@ from mmcv.cnn import ConvModule
 from torch import nn
 
 from mmacmix.backbones import XVolutionResNet
-from mmacmix.deploy import FusedXVolution, fuse
+from mmacmix.deploy import FusedXVolution, fuse, fused_xvolution
 from mmacmix.layers import XVolution
 from tests.deploy.test_fuse import shaken
 
@@ -67,6 +67,15 @@ def test_the_kernel_is_the_contents_part_plus_the_learned_part():
                 if 0 <= y < 5 and 0 <= z < 6:
                     out = out + kernel[:, place] @ x[0, :, y, z]
         torch.testing.assert_close(out, expected[0, :, row, column])
+
+
+@pytest.mark.parametrize('arguments', CASES)
+def test_a_large_map_is_worked_through_by_some_rows_at_a_time(arguments, monkeypatch):
+    layer, x = shaken(XVolution(8, 12, **arguments)), torch.randn(2, 8, 9, 7, dtype=torch.float64)
+    monkeypatch.setattr(fused_xvolution, '_COLUMNS', 2 * 20 * 2 * 8 * 7)
+    with torch.no_grad():
+        expected = layer(x)
+        torch.testing.assert_close(fuse(layer)(x), expected)
 
 
 def test_one_kernel_is_applied(monkeypatch):

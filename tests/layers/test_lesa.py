@@ -1,3 +1,4 @@
+import importlib
 import math
 
 import numpy as np
@@ -8,7 +9,9 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from mmacmix.layers import LESA
-from mmacmix.ops import resized_positions
+from mmacmix.ops import relative_positions
+
+global_attention = importlib.import_module('mmacmix.ops.global_attention')  # the function has the same name
 
 
 def drawn(layer):
@@ -103,6 +106,33 @@ def test_all_terms_are_the_slow_loops_with_gradients(side, stride):
     assert all((a - b).abs().max() <= 1e-10 for a, b in zip(fast, slow, strict=True))
 
 
+@pytest.mark.parametrize('rows', [1, 2, 3])
+def test_queries_are_worked_through_by_some_rows_at_a_time(rows, monkeypatch):
+    layer, x = drawn(LESA(4, 8, num_heads=2)), torch.randn(2, 4, 7, 3, dtype=torch.float64)
+    leaves = [parameter for parameter in layer.parameters() if parameter.requires_grad]
+    at_once = layer(x)
+    monkeypatch.setattr(global_attention, '_LOGITS', rows * 2 * 2 * 7 * 3 * 3)
+    in_parts = layer(x)
+    torch.testing.assert_close(in_parts, at_once)
+    torch.testing.assert_close(*(torch.autograd.grad(out.square().sum(), leaves) for out in (in_parts, at_once)))
+
+
+def test_memory_for_backward_grows_with_the_number_of_pixels_alone(monkeypatch):
+    monkeypatch.setattr(global_attention, '_LOGITS', 1)
+    layer, kept = LESA(16, 16), []
+    for side in (16, 32):
+        storages = {}
+
+        def keep(tensor, storages=storages):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            layer(torch.rand(1, 16, side, side))
+        kept.append(sum(storages.values()))
+    assert kept[1] / kept[0] < 8  # rows' and columns' logits grow with the side, too; all logits would grow 16 times
+
+
 def test_running_statistics_are_those_of_batch_normalisation():
     layer = drawn(LESA(4, 8, num_heads=2, position_size=4))
     x = torch.randn(2, 4, 4, 4, dtype=torch.float64)
@@ -131,14 +161,22 @@ def test_evaluation_normalises_by_running_statistics():
 @pytest.mark.parametrize('side', [1, 2, 5, 9, 14])
 def test_positions_of_another_size_are_interpolated_from_border_to_border(side):
     table = torch.randn(3, 9, dtype=torch.float64)
-    resized = resized_positions(table, side)
-    assert resized.shape == (3, 2 * side - 1)
-    for place, vector in enumerate(resized.T):
-        share = (place - (side - 1)) / max(1, side - 1)
-        expected = [np.interp(4 + 4 * share, range(9), row) for row in table.numpy()]
-        torch.testing.assert_close(vector, torch.tensor(expected))
+    vectors = relative_positions(table, side)
+    assert vectors.shape == (3, side, side)
+    for query, key in np.ndindex(side, side):
+        place = 4 + 4 * (key - query) / max(1, side - 1)
+        expected = [np.interp(place, range(9), row) for row in table.numpy()]
+        torch.testing.assert_close(vectors[:, query, key], torch.tensor(expected))
     if side == 5:
-        torch.testing.assert_close(resized, table)
+        assert torch.equal(vectors[:, 1, 3], table[:, 6]) and torch.equal(vectors[:, 4, 0], table[:, 0])
+
+
+def test_a_batch_of_no_images_as_region_heads_have_them():
+    layer = LESA(16, 16, stride=2)
+    out = layer(torch.zeros(0, 16, 7, 7))
+    assert out.shape == (0, 16, 4, 4)
+    out.sum().backward()
+    assert all(buffer.isfinite().all() for buffer in layer.buffers())
 
 
 @pytest.mark.parametrize('height, width', [(1, 1), (1, 4), (5, 3), (20, 31)])
@@ -159,9 +197,9 @@ def test_all_parameters_that_train_have_gradients():
 @pytest.mark.parametrize('pixel', [(0, 0), (2, 3)])
 def test_attention_map_holds_the_weights_of_the_values(pixel):
     layer, x = drawn(LESA(4, 8, num_heads=2)).eval(), torch.randn(1, 4, 4, 5, dtype=torch.float64)
-    query, key, value = layer._query_key_value(x)
+    query, key, value, rows, columns = layer._project(x)
     value = value.detach().requires_grad_()
-    layer._query_key_value = lambda x: (query, key, value)
+    layer._project = lambda x: (query, key, value, rows, columns)
     out = layer._attention(x)
     weights = layer.attention_map(x, tuple((at + 0.5) / side for at, side in zip(pixel, (4, 5), strict=True)))
     for head in range(2):

@@ -11,8 +11,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmacmix.backbones import ACmixPyramidVisionTransformer, ACmixResNet, ACmixSAN, ACmixSwinTransformer
-from mmacmix.layers import ACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix
+from mmacmix.backbones import (
+    ACmixPyramidVisionTransformer,
+    ACmixResNet,
+    ACmixSAN,
+    ACmixSwinTransformer,
+    LESAResNet,
+    XVolutionResNet,
+)
+from mmacmix.layers import LESA, ACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix, XVolution
 from mmacmix.ops import neighborhood_attention
 
 
@@ -148,56 +155,119 @@ def test_tensors_of_the_operator(data):
 
 
 @st.composite
-def acmix(draw):
-    heads, per_head = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+def convolution(draw):
+    """Arguments of a convolution that keeps the size of its input, and those that are not allowed."""
     kernel_size, dilation = draw(st.sampled_from([1, 3, 5])), draw(st.integers(1, 2))
     same = kernel_size // 2 * dilation
-    pairs = draw(st.booleans())
     arguments = dict(
         in_channels=draw(st.integers(1, 6)),
-        out_channels=heads * per_head,
-        kernel_size=(kernel_size,) * 2 if pairs else kernel_size,
+        kernel_size=(kernel_size,) * 2 if draw(st.booleans()) else kernel_size,
         stride=draw(st.integers(1, 3)),
         padding=draw(st.sampled_from([None, same, [same, same]])),
         dilation=dilation,
         groups=1,
         bias=draw(st.booleans()),
+    )
+    no_pairs = st.sampled_from([(3, 5), (3, 3, 3), (2.0, 2.0), ()])
+    no_arguments = dict(
+        in_channels=NO_SIZES,
+        kernel_size=st.one_of(NO_WINDOWS, no_pairs),
+        stride=st.one_of(NO_SIZES, no_pairs),
+        padding=st.one_of(st.sampled_from(['same', same + 1, -1]), st.just((same, same + 1))),
+        dilation=st.one_of(NO_SIZES, no_pairs),
+        groups=st.sampled_from([0, 2, None, '1']),
+    )
+    return arguments, no_arguments
+
+
+@st.composite
+def acmix(draw):
+    heads, per_head = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    arguments, no_arguments = draw(convolution())
+    arguments |= dict(
+        out_channels=heads * per_head,
         num_heads=heads,
         attention_kernel_size=draw(st.sampled_from([1, 3, 7])),
         backend=draw(st.sampled_from(['auto', 'blocked', 'reference'])),
         **{name: draw(strategy) for name, strategy in PATHS.items()},
     )
-    no_pairs = st.sampled_from([(3, 5), (3, 3, 3), (2.0, 2.0), ()])
-    return maybe_wrong(
-        draw,
-        arguments,
-        dict(
-            in_channels=NO_SIZES,
-            out_channels=st.one_of(NO_SIZES, st.just(heads * per_head + 1)) if heads > 1 else NO_SIZES,
-            kernel_size=st.one_of(NO_WINDOWS, no_pairs),
-            stride=st.one_of(NO_SIZES, no_pairs),
-            padding=st.one_of(st.sampled_from(['same', same + 1, -1]), st.just((same, same + 1))),
-            dilation=st.one_of(NO_SIZES, no_pairs),
-            groups=st.sampled_from([0, 2, None, '1']),
-            num_heads=st.one_of(NO_SIZES, st.just(heads * per_head + 1)),
-            attention_kernel_size=st.one_of(NO_WINDOWS, no_pairs),
-            backend=st.sampled_from(['fast', '', None, ['auto']]),
-            **NO_PATHS,
-        ),
+    no_arguments |= dict(
+        out_channels=st.one_of(NO_SIZES, st.just(heads * per_head + 1)) if heads > 1 else NO_SIZES,
+        num_heads=st.one_of(NO_SIZES, st.just(heads * per_head + 1)),
+        attention_kernel_size=st.one_of(NO_WINDOWS, st.sampled_from([(3, 5), (2.0, 2.0), ()])),
+        backend=st.sampled_from(['fast', '', None, ['auto']]),
+        **NO_PATHS,
     )
+    return maybe_wrong(draw, arguments, no_arguments)
+
+
+def check_convolution(kind, case, batch, height, width):
+    """The layer gives what a convolution's output is like."""
+    arguments, wrong = case
+
+    def run():
+        return [kind(**arguments)(torch.randn(batch, arguments['in_channels'], height, width))]
+
+    stride = 1 if wrong else arguments['stride']
+    check(wrong, run, [(batch, arguments['out_channels'], after(height, stride), after(width, stride))])
 
 
 @cases(600)
 @given(acmix(), st.integers(1, 2), SIDES, SIDES)
 def test_acmix(case, batch, height, width):
-    arguments, wrong = case
+    check_convolution(ACmix, case, batch, height, width)
 
-    def run():
-        layer = ACmix(**arguments)
-        return [layer(torch.randn(batch, arguments['in_channels'], height, width))]
 
-    stride = 1 if wrong else arguments['stride']
-    check(wrong, run, [(batch, arguments['out_channels'], after(height, stride), after(width, stride))])
+@st.composite
+def xvolution(draw):
+    arguments, no_arguments = draw(convolution())
+    groups = draw(st.integers(1, 3))
+    steps = st.lists(st.tuples(st.integers(-1, 1), st.integers(-1, 1)), min_size=1, max_size=9, unique=True)
+    arguments |= dict(
+        in_channels=groups * draw(st.integers(1, 2)),
+        out_channels=groups * draw(st.integers(1, 3)),
+        groups=groups,
+        shift_distance=draw(st.integers(1, 13)),
+        directions=draw(st.one_of(steps, steps.map(tuple))),
+        relations=draw(st.booleans()),
+    )
+    no_arguments |= dict(
+        out_channels=st.one_of(NO_SIZES, st.just(3 * groups + 1)) if groups > 1 else NO_SIZES,
+        groups=st.one_of(NO_SIZES, st.just(7)),
+        shift_distance=NO_SIZES,
+        directions=st.sampled_from([(), None, 'up', [(0, 2)], [(0, 1), [0, 1]], [(0.0, 1)], [(0,)], [1], [(True, 0)]]),
+    )
+    return maybe_wrong(draw, arguments, no_arguments)
+
+
+@cases(300)
+@given(xvolution(), SIDES, SIDES)
+def test_xvolution(case, height, width):  # two images: batch normalisation has no variance of one number
+    check_convolution(XVolution, case, 2, height, width)
+
+
+@st.composite
+def lesa(draw):
+    arguments, no_arguments = draw(convolution())
+    heads = draw(st.integers(1, 3))
+    arguments |= dict(
+        in_channels=heads * draw(st.integers(1, 2)),
+        out_channels=2 * heads * draw(st.integers(1, 3)),
+        num_heads=heads,
+        position_size=draw(st.integers(1, 9)),
+    )
+    no_arguments |= dict(
+        out_channels=st.one_of(NO_SIZES, st.just(2 * heads + 1)),
+        num_heads=st.one_of(NO_SIZES, st.just(7)),
+        position_size=NO_SIZES,
+    )
+    return maybe_wrong(draw, arguments, no_arguments)
+
+
+@cases(300)
+@given(lesa(), SIDES, SIDES)
+def test_lesa(case, height, width):
+    check_convolution(LESA, case, 2, height, width)
 
 
 @st.composite
@@ -315,18 +385,18 @@ def stages(draw, number):
 
 
 @st.composite
-def resnet(draw):
-    number = draw(st.integers(1, 4))
+def resnet(draw, kind):
+    number, stage_with_layer = draw(st.integers(1, 4)), f'stage_with_{kind.layer.__name__.lower()}'
     shared, no_shared = draw(stages(number))
     arguments = shared | dict(
         depth=26,
         in_channels=draw(st.integers(1, 4)),
         stem_channels=draw(st.sampled_from([None, 2, 5])),
-        base_channels=draw(st.sampled_from([4, 8])),
+        base_channels=draw(st.sampled_from([16] if kind is LESAResNet else [4, 8])),
         num_stages=number,
         strides=draw(st.lists(SMALL_STEPS, min_size=number, max_size=4)),
         dilations=draw(st.lists(SMALL_STEPS, min_size=number, max_size=4).map(tuple)),
-        stage_with_acmix=draw(st.lists(st.booleans(), min_size=number, max_size=4)),
+        **{stage_with_layer: draw(st.lists(st.booleans(), min_size=number, max_size=4))},
         deep_stem=draw(st.booleans()),
         norm_eval=draw(st.booleans()),
         with_cp=draw(st.booleans()),
@@ -342,21 +412,22 @@ def resnet(draw):
         num_stages=st.one_of(NO_SIZES, st.just(5)).filter(lambda value: value not in (1, True)),
         strides=no_steps,
         dilations=no_steps,
-        stage_with_acmix=no_entries,
+        **{stage_with_layer: no_entries},
     )
     return maybe_wrong(draw, arguments, no_shared)
 
 
+@pytest.mark.parametrize('kind', [ACmixResNet, XVolutionResNet, LESAResNet])
 @cases(120)
-@given(resnet(), st.integers(1, 40), st.integers(1, 40))
-def test_resnet(case, height, width):
-    arguments, wrong = case
+@given(st.data(), st.integers(1, 40), st.integers(1, 40))
+def test_resnet(kind, data, height, width):
+    arguments, wrong = data.draw(resnet(kind))
     shapes, sides = [], [after(after(side, 2), 2) for side in (height, width)]
     for stage in range(0 if wrong else arguments['num_stages']):
         sides = [after(side, arguments['strides'][stage]) for side in sides]
         if stage in arguments['out_indices']:
             shapes.append((2, arguments['base_channels'] * 4 * 2**stage, *sides))
-    check(wrong, of_images(ACmixResNet, arguments, 2, height, width), shapes)
+    check(wrong, of_images(kind, arguments, 2, height, width), shapes)
 
 
 @st.composite
@@ -521,7 +592,7 @@ def test_san(case, height, width):
 
 @cases(100)
 @given(
-    st.sampled_from([ACmixResNet, ACmixSwinTransformer, ACmixPyramidVisionTransformer, ACmixSAN, ACmix]),
+    st.sampled_from([ACmixResNet, ACmixSwinTransformer, ACmixPyramidVisionTransformer, ACmixSAN, ACmix, XVolution]),
     st.sampled_from([None, 'image.jpg', [[1.0]], (3,), (3, 32, 32), (1, 4, 32, 32), (1, 3, 0, 32), (1, 3, 32, 32, 1)]),
 )
 def test_what_is_no_batch_of_images(kind, value):
@@ -531,6 +602,7 @@ def test_what_is_no_batch_of_images(kind, value):
         ACmixPyramidVisionTransformer: dict(arch=dict(depths=[1], embed_dims=[4]), out_indices=[0]),
         ACmixSAN: dict(depth=10, base_channels=8, acmix=dict(num_heads=2, share=2)),
         ACmix: dict(in_channels=3, out_channels=4),
+        XVolution: dict(in_channels=3, out_channels=4),
     }
     network = kind(**sizes[kind])
     x = torch.randn(value) if isinstance(value, tuple) else value

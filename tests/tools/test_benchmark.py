@@ -29,7 +29,7 @@ def rows(capsys, *arguments):
 def test_a_layer_with_every_backend(capsys, tmp_path):
     out = tmp_path / 'new' / 'op.json'
     names = rows(capsys, 'op', '--channels', 8, '--size', 9, 12, '--json', out, '--chart', tmp_path / 'op.png')
-    assert names == ['plain 3x3', 'blocked', 'reference', 'fused']
+    assert names == ['plain 3x3', 'blocked', 'reference', 'fused', 'XVolution', 'XVolution, fused']
     report = json.loads(out.read_text())
     assert list(report['results']) == names and len(report['results']['fused']['seconds']) == 1
     assert report['settings']['size'] == [9, 12] and report['torch']
@@ -39,8 +39,8 @@ def test_a_layer_with_every_backend(capsys, tmp_path):
 def test_backward_keeps_memory_and_leaves_out_the_fused_layer(capsys, tmp_path):
     out = tmp_path / 'op.json'
     options = ('--backward', '--dtype', 'bfloat16', '--channels-last', '--stride', 2)
-    names = rows(capsys, 'op', '--channels', 8, '--size', 9, 12, *options, '--json', out)
-    assert names == ['plain 3x3', 'blocked', 'reference']
+    names = rows(capsys, 'op', '--channels', 16, '--size', 9, 12, *options, '--json', out)
+    assert names == ['plain 3x3', 'blocked', 'reference', 'XVolution', 'LESA']
     kept = {name: each['kept_memory'] for name, each in json.loads(out.read_text())['results'].items()}
     assert 0 < kept['blocked'] < kept['reference']
 
@@ -52,9 +52,9 @@ def test_only_some_against_another_baseline(capsys):
 
 def test_backbones(capsys):
     assert rows(capsys, 'backbone', 'swin-tiny', '--size', 32, 32, '--backward') == ['plain', 'ACmix']
-    only = ('--only', 'blocked', 'plain, fused')
+    only = ('--only', 'blocked', 'XVolutionResNet, fused', 'LESAResNet', 'plain, fused')
     names = rows(capsys, 'backbone', 'resnet50', '--size', 32, 32, *only)
-    assert names == ['plain', 'blocked', 'plain, fused']
+    assert names == ['plain', 'blocked', 'XVolutionResNet, fused', 'LESAResNet', 'plain, fused']
 
 
 def test_detectors_and_their_training(capsys):
@@ -85,7 +85,7 @@ def test_scaling(capsys, tmp_path):
         (('op', '--channels', 0), '--channels must be positive, got 0'),
         (('op', '--size', 0, 3), '--size must be positive, got [0, 3]'),
         (('op', '--chart', 'a.jpg'), '--chart takes a .png file, got a.jpg'),
-        (('op', '--only', 'fast'), "there is 'plain 3x3', 'blocked', 'reference', 'fused', but no 'fast'"),
+        (('op', '--only', 'fast'), "'fused', 'XVolution', 'XVolution, fused', 'LESA', 'LESA, fused', but no 'fast'"),
         (('train', 'nowhere.py'), 'there is no config at nowhere.py'),
         (('train', 'mmdet::nowhere.py'), 'mmdet/.mim/configs/nowhere.py'),
         (('train', 'nothing_of_that_name::a.py'), 'config of nothing_of_that_name, which is not installed'),

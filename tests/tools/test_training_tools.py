@@ -152,7 +152,7 @@ def test_a_fused_model_predicts_the_same(place):
         options = ['--work-dir', name, '--out', f'{name}.pkl', *flags, '--cfg-options', *TINY]
         done = succeed(ROOT / 'tools' / 'test.py', CONFIG, 'run/iter_2.pth', *options, cwd=place)
         results.append([each['pred_instances'] for each in pickle.loads((place / f'{name}.pkl').read_bytes())])
-    assert '8 ACmix layers are merged' in done.stdout
+    assert '8 of 8 layers of mmacmix are merged' in done.stdout
     for unfused, fused in zip(*results, strict=True):
         torch.testing.assert_close(fused['scores'], unfused['scores'], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(fused['bboxes'], unfused['bboxes'], rtol=1e-3, atol=1e-2)

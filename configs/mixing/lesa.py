@@ -1,0 +1,10 @@
+# LESA in the third stage, but for its first block, and in the fourth. As many iterations as four and a half minutes take: docs/mixing.md.
+_base_ = '../shapes/mask-rcnn_lesa-r26_shapes.py'
+
+iterations = 455
+train_cfg = dict(max_iters=iterations, val_interval=iterations)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=50, end=iterations, eta_min=0),
+]
+default_hooks = dict(checkpoint=dict(interval=iterations))

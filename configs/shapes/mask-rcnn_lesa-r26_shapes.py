@@ -1,0 +1,13 @@
+_base_ = './mask-rcnn_acmix-r26_shapes.py'
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='LESAResNet',
+        depth=26,
+        base_channels=32,
+        deep_stem=True,
+        norm_cfg={{_base_.norm_cfg}},
+        norm_eval=False,
+    )
+)
