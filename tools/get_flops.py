@@ -61,14 +61,15 @@ def _samples(height: int, width: int) -> list:
 def print_table() -> None:
     """All backbones."""
     print('ImageNet classifiers, 224 x 224 pixels; parameters in M, multiply-adds in G')
-    print(f'{"":16} {"parameters":>11} {"published":>10} {"multiply-adds":>14} {"published":>10}')
+    print(f'{"":20} {"parameters":>11} {"published":>10} {"multiply-adds":>14} {"published":>10}')
     for name, (_, published) in BACKBONES.items():
         size = classifier_size(name)
         print(
-            f'{name:16} {size.parameters / 1e6:11.3f} {published.parameters:10g} '
-            f'{size.multiply_adds / 1e9:14.3f} {published.multiply_adds:10g}'
+            f'{name:20} {size.parameters / 1e6:11.3f} {published.parameters if published else "":>10} '
+            f'{size.multiply_adds / 1e9:14.3f} {published.multiply_adds if published else "":>10}'
         )
-    print('ACmix-SAN and ACmix-PVT are reconstructions: their code was never published.')
+    print('ACmix-SAN, ACmix-PVT and X-volution are reconstructions: their code was never published. So is LESA, of its')
+    print('paper and of what its code does.')
 
 
 if __name__ == '__main__':

@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     except ValueError as error:
         raise UserError(str(error)) from error
     if not layers:
-        raise UserError(f'{args.source} has neither learned rates of an ACmix layer nor logged shares')
+        raise UserError(f'{args.source} has no learned rates of an ACmix layer, and no logged shares of others')
     if args.source.is_dir():
         draw_path_weights_over_time(steps, layers, args.out)
     else:

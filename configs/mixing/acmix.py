@@ -1,4 +1,4 @@
-# ACmix in all stages. As many iterations as four and a half minutes take: docs/mixing.md.
+# ACmix in all stages, for as many iterations as five minutes take: docs/mixing.md.
 _base_ = '../shapes/mask-rcnn_acmix-r26_shapes.py'
 
 iterations = 350

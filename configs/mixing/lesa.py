@@ -1,4 +1,4 @@
-# LESA in the third stage, but for its first block, and in the fourth. As many iterations as four and a half minutes take: docs/mixing.md.
+# LESA in the third and fourth stage, for as many iterations as five minutes take: docs/mixing.md.
 _base_ = '../shapes/mask-rcnn_lesa-r26_shapes.py'
 
 iterations = 455

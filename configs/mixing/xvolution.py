@@ -1,4 +1,4 @@
-# X-volution in the third stage. As many iterations as four and a half minutes take: docs/mixing.md.
+# X-volution in the third stage, for as many iterations as five minutes take: docs/mixing.md.
 _base_ = '../shapes/mask-rcnn_xvolution-r26_shapes.py'
 
 iterations = 475

@@ -56,7 +56,8 @@ def fused_xvolution(layer: XVolution, norm: _BatchNorm | None = None) -> nn.Modu
     taps = kernel_offsets(layer.kernel_size[0], layer.dilation[0])
     if layer.relations and attention.any():
         return FusedXVolution(layer, attention, static, taps, shift)
-    return _plain(layer, dict(zip(taps, static.unbind(1), strict=True)), attention, shift)
+    weights = *static.unbind(1), *attention.unbind(1)
+    return _plain(layer, list(zip([*taps, *layer.offsets], weights, strict=True)), shift)
 
 
 class FusedXVolution(nn.Module):
@@ -99,10 +100,10 @@ class FusedXVolution(nn.Module):
         return F.conv2d(columns, self.kernel.flatten(1)[..., None, None], self.bias, groups=self.groups)
 
 
-def _plain(layer: XVolution, static: dict[tuple[int, int], Tensor], attention: Tensor, bias: Tensor) -> nn.Conv2d:
-    """A convolution with all taps of both branches."""
+def _plain(layer: XVolution, taps: list[tuple[tuple[int, int], Tensor]], bias: Tensor) -> nn.Conv2d:
+    """A convolution with all taps of both branches: where they look, and their weights ``(out, in / groups)``."""
     dilation = layer.dilation[0]
-    reach = max(abs(step) // dilation for offset in (*static, *layer.offsets) for step in offset)
+    reach = max(abs(step) // dilation for offset, _ in taps for step in offset)
     conv = nn.Conv2d(
         layer.in_channels,
         layer.out_channels,
@@ -115,7 +116,7 @@ def _plain(layer: XVolution, static: dict[tuple[int, int], Tensor], attention: T
         dtype=bias.dtype,
     )
     kernel = torch.zeros_like(conv.weight)
-    for offset, weight in (*static.items(), *zip(layer.offsets, attention.unbind(1), strict=True)):
+    for offset, weight in taps:
         down, right = (step // dilation + reach for step in offset)
         kernel[:, :, down, right] += weight
     conv.weight, conv.bias = nn.Parameter(kernel), nn.Parameter(bias)

@@ -9,11 +9,11 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..ops import (
+    attention_logits,
     check_integers,
     check_multiple,
     content_statistics,
     global_attention,
-    logits,
     position_logits,
     position_statistics,
     relative_positions,
@@ -101,9 +101,9 @@ class LESA(ConvSignature, MixingLayer):
         self.row_positions, self.column_positions = (
             nn.Parameter(torch.randn(width, 2 * position_size - 1) * width**-0.5) for _ in range(2)
         )
-        # Of content and of position, a head each. The softmax cancels what is added to all logits: nothing learns it.
+        # Of content and of position, a head each. The softmax cancels what is added to all logits: there is no bias.
         self.logits_norm = nn.BatchNorm2d(2 * num_heads)
-        self.logits_norm.bias.requires_grad_(False)
+        self.logits_norm.register_parameter('bias', None)
         self.binary_norm = norm(out_channels)
         self.gate = nn.Sequential(
             nn.ReLU(),
@@ -176,7 +176,7 @@ class LESA(ConvSignature, MixingLayer):
         query, key, _, rows, columns = self._project(x[:1])
         places = (int(share * side) for share, side in zip(place, x.shape[2:], strict=True))
         row, column = (slice(at, at + 1) for at in places)
-        seen = logits(query[..., row, column], key, rows[:, :, row, column], columns[:, :, row, column])
+        seen = attention_logits(query[..., row, column], key, rows[:, :, row, column], columns[:, :, row, column])
         return seen[0, :, 0].softmax(-1).unflatten(1, x.shape[2:])
 
     def multiply_adds(self, shape: Sequence[int]) -> MultiplyAdds:

@@ -25,7 +25,7 @@ class MixingLayer(BaseModule):
     #: Modules and parameters that both paths share, and those of the convolution path; all others are the attention's.
     projections: tuple[str, ...] = ()
     convolution: tuple[str, ...] = ()
-    has_attention = has_convolution = True
+    has_attention = True
 
     def part_of(self, name: str) -> str:
         """``'projections'``, ``'attention'`` or ``'convolution'``: what an entry of the state dict belongs to."""

@@ -13,9 +13,9 @@ from .arguments import (
 from .borders import reflect, window_positions
 from .exportable import is_exporting
 from .global_attention import (
+    attention_logits,
     content_statistics,
     global_attention,
-    logits,
     position_logits,
     position_statistics,
     relative_positions,
@@ -28,6 +28,7 @@ from .shift_conv import dense_shift_conv, feature_projection, merged_kernels, mi
 __all__ = [
     'BACKENDS',
     'aggregate',
+    'attention_logits',
     'available_backends',
     'check_choice',
     'check_entries',
@@ -45,7 +46,6 @@ __all__ = [
     'is_integer',
     'is_number',
     'kernel_offsets',
-    'logits',
     'merged_kernels',
     'mix',
     'neighborhood_attention',

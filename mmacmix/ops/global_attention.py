@@ -28,9 +28,8 @@ def relative_positions(table: Tensor, side: int) -> Tensor:
     reach = table.shape[1] // 2
     at = torch.arange(side, device=table.device)
     # In tensors, so that an exporter leaves the side open.
-    places = reach + (at - at[:, None]) * (
-        reach / at[-1:].clamp(min=1).to(torch.promote_types(table.dtype, torch.float))
-    )
+    precise = torch.promote_types(table.dtype, torch.float32)
+    places = reach + (at - at[:, None]) * (reach / at[-1:].clamp(min=1).to(precise))
     low = places.floor().long().clamp(0, 2 * reach)
     return torch.lerp(table[:, low], table[:, (low + 1).clamp(max=2 * reach)], (places - low).to(table.dtype))
 
@@ -79,7 +78,7 @@ def position_statistics(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     return mean, within.mean((0, 2, 3)) + (of_queries - mean.view(-1, 1, 1)).square().mean((0, 2, 3))
 
 
-def logits(query: Tensor, key: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def attention_logits(query: Tensor, key: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Both terms of some queries with all keys: ``(B, heads, h * w, H * W)``.
 
     Args:
@@ -93,7 +92,7 @@ def logits(query: Tensor, key: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def global_attention(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """``softmax(logits) value``, without a scale: ``(B, heads, v, H, W)``.
+    """``softmax(logits) value``, without a scale: ``(B, heads, v, H, W)``. Half precision is computed in float32.
 
     Args:
         query: ``(B, heads, d, H, W)``.
@@ -116,5 +115,7 @@ def global_attention(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, co
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    weights = logits(query, key, rows, columns).softmax(-1)
-    return (value.flatten(3) @ weights.mT).unflatten(3, query.shape[3:])
+    dtype, precise = query.dtype, torch.promote_types(query.dtype, torch.float32)
+    query, key, value, rows, columns = (each.to(precise) for each in (query, key, value, rows, columns))
+    weights = attention_logits(query, key, rows, columns).softmax(-1)
+    return (value.flatten(3) @ weights.mT).unflatten(3, query.shape[3:]).to(dtype)

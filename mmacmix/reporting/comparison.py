@@ -52,7 +52,7 @@ def table(runs: dict[str, Sequence[Run]], metric: str, columns: dict[str, dict[s
         columns: Further columns: title to each config's entry.
     """
     seeds = max(len(each) for each in runs.values())
-    titles = ['config', f'{metric}, mean of {seeds}', 'lowest to highest', *columns, 's an iteration']
+    titles = ['config', f'{metric}, mean of {seeds}', 'lowest to highest', *columns, 'iterations', 's an iteration']
     rows = []
     for name, each in runs.items():
         scores = [run.scores[-1] for run in each]
@@ -62,6 +62,7 @@ def table(runs: dict[str, Sequence[Run]], metric: str, columns: dict[str, dict[s
                 f'{statistics.mean(scores):.3f}',
                 f'{min(scores):.3f} to {max(scores):.3f}',
                 *(entries[name] for entries in columns.values()),
+                str(each[0].steps[-1]),
                 f'{statistics.median(run.seconds for run in each):.2f}',
             ]
         )

@@ -1,4 +1,4 @@
-"""The sizes of all backbones beside those that the authors published (arXiv 2111.14556, tables 2 and 3)."""
+"""The sizes of all backbones beside those that ACmix's authors published (arXiv 2111.14556, tables 2 and 3)."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ class Published(NamedTuple):
     multiply_adds: float  # thousand millions
 
 
-# Configs of the backbones, and the published rows.
+# Configs of the backbones, and the published rows; X-volution's and LESA's authors published none that is known.
 BACKBONES = {
     'ACmix-ResNet-26': (dict(type='ACmixResNet', depth=26), Published(10.6, 2.3)),
     'ACmix-ResNet-38': (dict(type='ACmixResNet', depth=38), Published(14.6, 2.9)),
@@ -27,6 +27,9 @@ BACKBONES = {
     'ACmix-PVT-S': (dict(type='ACmixPyramidVisionTransformer', arch='small'), Published(25, 3.9)),
     'ACmix-Swin-T': (dict(type='ACmixSwinTransformer', arch='tiny', out_indices=(3,)), Published(30, 4.6)),
     'ACmix-Swin-S': (dict(type='ACmixSwinTransformer', arch='small', out_indices=(3,)), Published(51, 9.0)),
+    'X-volution-ResNet-34': (dict(type='XVolutionResNet', depth=34), None),
+    'X-volution-ResNet-50': (dict(type='XVolutionResNet', depth=50), None),
+    'LESA-ResNet-50': (dict(type='LESAResNet'), None),
 }
 
 

@@ -73,7 +73,7 @@ def batch(number=4):
 
 def test_every_backbone_has_its_classifier():
     sizes = {load(name).model.backbone.get('arch') or load(name).model.backbone.depth for name in CONFIGS}
-    assert len(CONFIGS) == len(BACKBONES) == 10
+    assert len(CONFIGS) == len([name for name in BACKBONES if name.startswith('ACmix')]) == 10
     assert sizes == {26, 38, 50, 10, 15, 19, 'tiny', 'small'}
 
 

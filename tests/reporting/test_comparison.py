@@ -29,12 +29,12 @@ def test_a_folder_without_a_run_is_told(tmp_path):
 
 
 def test_the_table_has_mean_and_spread():
-    runs = {'a': [Run([1], [0.1], 1.0), Run([1], [0.4], 3.0)], 'b': [Run([1], [0.5], 2.0), Run([1], [0.5], 2.0)]}
+    runs = {'a': [Run([100], [0.1], 1.0), Run([100], [0.4], 3.0)], 'b': [Run([50], [0.5], 2.0), Run([50], [0.5], 2.0)]}
     assert table(runs, 'AP', {'size': {'a': '7', 'b': '8'}}) == (
-        '| config | AP, mean of 2 | lowest to highest | size | s an iteration |\n'
-        '| --- | --- | --- | --- | --- |\n'
-        '| a | 0.250 | 0.100 to 0.400 | 7 | 2.00 |\n'
-        '| b | 0.500 | 0.500 to 0.500 | 8 | 2.00 |\n'
+        '| config | AP, mean of 2 | lowest to highest | size | iterations | s an iteration |\n'
+        '| --- | --- | --- | --- | --- | --- |\n'
+        '| a | 0.250 | 0.100 to 0.400 | 7 | 100 | 2.00 |\n'
+        '| b | 0.500 | 0.500 to 0.500 | 8 | 50 | 2.00 |\n'
     )
 
 

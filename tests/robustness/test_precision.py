@@ -114,7 +114,8 @@ def test_layers_keep_their_bounds(name, dtype):
 @pytest.mark.parametrize('name', LAYERS)
 def test_large_activations_do_not_overflow_in_float16(name):
     build, shape = LAYERS[name]
-    layer, x = build().half(), 1e4 * torch.empty(shape).uniform_(-1, 1)
+    largest = 200 if name == 'XVolution' else 1e4  # products of two of them must fit
+    layer, x = build().half(), largest * torch.empty(shape).uniform_(-1, 1)
     x = x.half().requires_grad_()
     assert exact(layer, x).abs().max() < torch.finfo(torch.float16).max  # else there is no right answer in float16
     out = layer(x)

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,8 +33,9 @@ def test_parts_of_a_detector():
 def test_table_shows_all_backbones_beside_the_published_sizes():
     done = get_flops('--table')
     assert done.returncode == 0, done.stderr
-    assert 'ACmix-ResNet-26       10.488       10.6          2.217        2.3' in done.stdout
-    assert 'ACmix-SAN and ACmix-PVT are reconstructions' in done.stdout
+    assert 'ACmix-ResNet-26           10.488       10.6          2.217        2.3' in done.stdout
+    assert re.search(r'X-volution-ResNet-50 +28\.709 +[\d.]+ *\n', done.stdout)
+    assert 'ACmix-SAN, ACmix-PVT and X-volution are reconstructions' in done.stdout
 
 
 @pytest.mark.parametrize(
