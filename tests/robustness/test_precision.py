@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
+from mmengine.runner import Runner, set_random_seed
 
 from mmacmix.backbones import (
     ACmixPyramidVisionTransformer,
@@ -173,6 +173,7 @@ def batches(request, tmp_path_factory):
     loader.update(num_workers=0, persistent_workers=False, batch_size=2)
     loader.dataset.data_root = str(root)
     init_default_scope(cfg.default_scope)
+    set_random_seed(0)  # of the augmentation
     return cfg, list(islice(Runner.build_dataloader(loader, seed=0), 2))
 
 
