@@ -139,7 +139,7 @@ class LESA(ConvSignature, MixingLayer):
     def _pooled(self, out: Tensor) -> Tensor:
         if self.stride[0] == 1:
             return out
-        return F.avg_pool2d(out, self.stride, ceil_mode=True, count_include_pad=False)
+        return F.avg_pool2d(out, self.stride, ceil_mode=True)
 
     def _attention(self, x: Tensor) -> Tensor:
         return global_attention(*self._project(x)).flatten(1, 2)  # head by head

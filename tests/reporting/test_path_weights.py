@@ -83,7 +83,7 @@ def test_rates_of_a_checkpoint_in_order():
 
 
 def test_the_hook_logs_at_its_interval_and_at_the_end():
-    network, logged = nn.Sequential(ACmix(8, 8)), []
+    network, logged = nn.Sequential(ACmix(8, 8), XVolution(8, 8)), []
     runner = SimpleNamespace(iter=0, max_iters=5, model=network)
     runner.visualizer = SimpleNamespace(add_scalars=lambda scalars, step: logged.append(scalars | dict(step=step)))
     hook = PathWeightsHook(interval=2)
@@ -92,8 +92,10 @@ def test_the_hook_logs_at_its_interval_and_at_the_end():
         network(torch.rand(1, 8, 5, 5))
         hook.after_train_iter(runner, runner.iter)
     steps, layers = logged_path_weights(logged)
-    assert steps == [2, 4, 5] and list(layers) == ['0']
-    assert all(weights[:2] == (0.5, 0.5) and 0 < weights.attention_share < 1 for weights in layers['0'])
+    assert steps == [2, 4, 5] and list(layers) == ['0', '1']
+    assert all(0 < weights.attention_share < 1 for line in layers.values() for weights in line)
+    assert {weights[:2] for weights in layers['0']} == {(0.5, 0.5)}
+    assert {weights[:2] for weights in layers['1']} == {(None, None)}
 
 
 def test_charts_of_layers_without_rates_show_shares_alone(tmp_path, monkeypatch):
