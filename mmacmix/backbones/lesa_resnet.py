@@ -28,6 +28,7 @@ class LESAResNet(ResNet):
     """
 
     layer = LESA
+    layer_has_norm = True
 
     def __init__(
         self,
@@ -36,7 +37,6 @@ class LESAResNet(ResNet):
         stage_with_lesa: Sequence[bool] = (False, False, True, True),
         **resnet: Any,
     ) -> None:
-        lesa = dict(norm_cfg=resnet.get('norm_cfg', dict(type='BN'))) | lesa
         super().__init__(depth, lesa, stage_with_lesa, **resnet)
 
     def _has_layer(self, stage_with_layer: Sequence[bool], stage: int, block: int) -> bool:

@@ -15,6 +15,9 @@ from ..ops import check_choice, check_entries, check_integer_entries, check_inte
 from .pretrained import check_pretrained
 from .stages import check_images, check_stages
 
+#: Arguments of a layer that its place in the network decides.
+DECIDED = {'in_channels', 'out_channels', 'kernel_size', 'stride', 'padding', 'dilation', 'groups', 'bias'}
+
 
 class Block(BaseModule):
     """Convolutions, each with its normalisation behind, and the shortcut.
@@ -145,6 +148,7 @@ class ResNet(BaseModule):
     """
 
     layer: type[MixingLayer]
+    layer_has_norm = False  # which is the network's, unless ``layer_args`` have another
     arch_settings = {
         26: (Bottleneck, (1, 2, 4, 1)),
         38: (Bottleneck, (2, 3, 5, 2)),
@@ -178,7 +182,12 @@ class ResNet(BaseModule):
         stem_channels = base_channels if stem_channels is None else stem_channels
         check_integers(2 if deep_stem else 1, stem_channels=stem_channels)
         check_integer_entries(num_stages, strides=strides, dilations=dilations)
-        check_entries(num_stages, **{f'stage_with_{self.layer.__name__.lower()}': stage_with_layer})
+        name = self.layer.__name__.lower()
+        check_entries(num_stages, **{f'stage_with_{name}': stage_with_layer})
+        if not isinstance(layer_args, dict) or DECIDED & layer_args.keys():
+            raise ValueError(f'{name} must be a dict without {", ".join(sorted(DECIDED))}, got {layer_args!r}')
+        if self.layer_has_norm:
+            layer_args = dict(norm_cfg=norm_cfg) | layer_args
         check_stages(num_stages, out_indices, frozen_stages)
         super().__init__(
             init_cfg

@@ -26,6 +26,7 @@ class XVolutionResNet(ResNet):
     """
 
     layer = XVolution
+    layer_has_norm = True
     arch_settings = {**ResNet.arch_settings, 34: (BasicBlock, (3, 4, 6, 3))}
 
     def __init__(
@@ -35,5 +36,4 @@ class XVolutionResNet(ResNet):
         stage_with_xvolution: Sequence[bool] = (False, False, True, False),
         **resnet: Any,
     ) -> None:
-        xvolution = dict(norm_cfg=resnet.get('norm_cfg', dict(type='BN'))) | xvolution
         super().__init__(depth, xvolution, stage_with_xvolution, **resnet)

@@ -44,7 +44,10 @@ class Exportable(nn.Module):
         for name in ('mean', 'std'):
             self.register_buffer(name, getattr(preprocessor, name, None))
         self.network = deepcopy(model)
-        fuse(self.network)
+        try:
+            fuse(self.network)
+        except ValueError:  # a layer cannot be merged exactly, and nothing has been
+            self.network.eval()
         _replace_pooling(self.network)
         _rename_keywords(self.network)
 

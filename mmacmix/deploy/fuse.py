@@ -36,9 +36,12 @@ def fuse(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: A layer cannot be merged exactly. Nothing has been changed then.
     """
-    for module in model.modules():
+    for name, module in model.named_modules():
         if isinstance(module, XVolution):
-            check_mergeable(module)
+            try:
+                check_mergeable(module)
+            except ValueError as error:
+                raise ValueError(f'{name}: {error}' if name else str(error)) from error
     model.eval()
     if isinstance(model, tuple(FUSED)):
         return _fused(model).requires_grad_(False)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers import XVolution
+from ..layers.conv_signature import ConvSignature
 from ..ops import is_exporting, kernel_offsets, shifted, stacked
 from .normalization import is_linear, scale_and_shift
 
@@ -16,15 +17,23 @@ def check_mergeable(layer: XVolution) -> None:
     """Check that both branches are what one convolution can be.
 
     Raises:
-        ValueError: A normalisation of theirs is no fixed factor and summand a channel.
+        ValueError: They are not: of another kind, watched by hooks, or normalised by more than fixed numbers.
     """
+    cannot = f'{type(layer).__name__} cannot become one convolution exactly'
+    if type(layer) is not XVolution:
+        raise ValueError(f'{cannot}: it is a subclass of XVolution, which may compute something else')
     for name in ('attention_norm', 'conv_norm'):
         norm = getattr(layer, name)
         if not is_linear(norm):
             raise ValueError(
-                f'XVolution cannot become one convolution exactly: {name} is {norm}, and not a batch normalisation '
-                'with running statistics and without hooks'
+                f'{cannot}: {name} is {norm}, and not a batch normalisation with running statistics and without hooks'
             )
+    for name in ('attention', 'conv'):
+        conv = getattr(layer, name)
+        if type(conv) is not nn.Conv2d or conv.bias is not None or conv.padding_mode != 'zeros':
+            raise ValueError(f'{cannot}: {name} is {conv}, and not a convolution without bias that pads with zeros')
+    if any(each._forward_hooks or each._forward_pre_hooks for each in (layer, layer.attention, layer.conv)):
+        raise ValueError(f'{cannot}: there are hooks on it or on its convolutions')
 
 
 def fused_xvolution(layer: XVolution, norm: _BatchNorm | None = None) -> nn.Module:
@@ -60,7 +69,7 @@ def fused_xvolution(layer: XVolution, norm: _BatchNorm | None = None) -> nn.Modu
     return _plain(layer, list(zip([*taps, *layer.offsets], weights, strict=True)), shift)
 
 
-class FusedXVolution(nn.Module):
+class FusedXVolution(ConvSignature, nn.Module):
     """One convolution whose kernel has a part that the content makes: at offset ``i`` of pixel ``p``
     ``content_i diag(x(p)) + static_i``.
 
@@ -76,14 +85,17 @@ class FusedXVolution(nn.Module):
         self, layer: XVolution, content: Tensor, static: Tensor, taps: list[tuple[int, int]], bias: Tensor
     ) -> None:
         super().__init__()
-        self.groups, self.stride = layer.groups, layer.stride[0]
+        names = ('in_channels', 'out_channels', 'kernel_size', 'stride', 'padding', 'dilation', 'groups')
+        self.set_signature(*(getattr(layer, name) for name in names))
         self.offsets, self.taps = layer.offsets, taps
         self.kernel = nn.Parameter(torch.cat((content, static), 1))
         self.bias = nn.Parameter(bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """As ``mmacmix.layers.XVolution``."""
-        maps = [x[:, :, :: self.stride, :: self.stride], *shifted(x, [*self.offsets, *self.taps], self.stride)]
+        self.check_input(x)
+        stride = self.stride[0]
+        maps = [x[:, :, ::stride, ::stride], *shifted(x, [*self.offsets, *self.taps], stride)]
         height, width = maps[0].shape[2:]
         whole = is_exporting() or not x.numel()
         rows = height if whole else max(1, _COLUMNS // (len(maps) * x.shape[:2].numel() * width))

@@ -37,7 +37,7 @@ class XVolution(ConvSignature, MixingLayer):
         dilation: Spacing of the kernel's taps, and of the shifts. Default: 1.
         groups: Groups of channels, in both branches. Default: 1.
         bias: Add a learned bias to the output. Default: False.
-        shift_distance: Pixels that the map is shifted by; the paper's L. Default: 1.
+        shift_distance: Pixels that the map is shifted by, times ``dilation``; the paper's L. Default: 1.
         directions: Steps down and to the right, each -1, 0 or 1; ``(0, 0)`` is the pixel itself.
             Default: its eight neighbours.
         relations: Multiply the shifted maps with the map itself. Without, the branch is static, and fusing gives a

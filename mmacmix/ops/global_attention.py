@@ -92,7 +92,8 @@ def attention_logits(query: Tensor, key: Tensor, rows: Tensor, columns: Tensor) 
 
 
 def global_attention(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """``softmax(logits) value``, without a scale: ``(B, heads, v, H, W)``. Half precision is computed in float32.
+    """``softmax(logits) value``, without a scale: ``(B, heads, v, H, W)``. Half precision is computed in
+    float32, but under autocast.
 
     Args:
         query: ``(B, heads, d, H, W)``.

@@ -103,11 +103,12 @@ def _show(axes: Axes, image: np.ndarray, size: tuple[int, int], pixel: tuple[flo
 
 
 def _seen(weights: Tensor, covered: tuple[float, float]) -> tuple[float, float, float, float]:
-    """Left, right, top and bottom of what has any weight."""
+    """Left, right, top and bottom of what has any weight; of all, where nothing has."""
     bounds = []
     for dim, length in ((1, covered[0]), (0, covered[1])):
         pixel = length / weights.shape[1 + dim]
-        there = (weights != 0).any(0).any(1 - dim).nonzero()[:, 0]
+        there = (weights != 0).any(0).any(1 - dim)
+        there = (there if there.any() else ~there).nonzero()[:, 0]
         bounds += [there.min().item() * pixel, (there.max().item() + 1) * pixel]
     return tuple(bounds)
 

@@ -98,7 +98,9 @@ def draw_path_weights_over_time(
     colors = plt.get_cmap('viridis')([place / max(1, len(layers) - 1) for place in range(len(layers))])
     for axes, (field, label) in zip(all_axes[0], fields, strict=True):
         for name, line, color in zip(_short(list(layers)), layers.values(), colors, strict=True):
-            axes.plot(steps, [getattr(weights, field) for weights in line], color=color, label=name)
+            marker = 'o' if len(steps) < 30 else None
+            values = [getattr(weights, field) for weights in line]
+            axes.plot(steps, values, marker=marker, markersize=4, color=color, label=name)
         axes.set_title(label, fontsize=10)
         axes.set_xlabel('training iterations')
         axes.grid(alpha=0.3)

@@ -79,7 +79,9 @@ def attention_share(layer: MixingLayer, x: Tensor) -> float:
     """
     modes = {module: module.training for module in layer.modules()}
     layer.eval()
-    norms = [path.float().norm().item() for path in layer.paths(x)]
-    for module, training in modes.items():
-        module.training = training
+    try:
+        norms = [path.float().norm().item() for path in layer.paths(x)]
+    finally:
+        for module, training in modes.items():
+            module.training = training
     return norms[0] / sum(norms) if sum(norms) else 0.5

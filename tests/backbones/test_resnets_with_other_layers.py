@@ -145,6 +145,12 @@ def test_inside_the_hosts_own_resnet(host, layer):
         (LESAResNet, dict(depth=34), r'depth must be one of \(26, 38, 50, 101\), got 34'),
         (XVolutionResNet, dict(stage_with_xvolution=(True,)), r'stage_with_xvolution must have an entry for each of 4'),
         (LESAResNet, dict(stage_with_lesa=None), 'stage_with_lesa must have an entry for each of 4 stages, got None'),
+        (
+            XVolutionResNet,
+            dict(xvolution=dict(kernel_size=5)),
+            r"must be a dict without bias, .*, got {'kernel_size': 5}",
+        ),
+        (LESAResNet, dict(lesa=None), 'lesa must be a dict without .*, got None'),
         (LESAResNet, dict(lesa=dict(num_heads=7)), 'in_channels must be a multiple of num_heads, got 64 and 7'),
     ],
 )

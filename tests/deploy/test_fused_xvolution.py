@@ -163,6 +163,37 @@ def test_what_cannot_be_merged_exactly_is_refused_and_stays_as_it_is(norm_cfg):
     assert [type(module) for module in network] == [XVolution, nn.BatchNorm2d, XVolution]
 
 
+class Doubled(XVolution):
+    """Computes something else."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (lambda layer: setattr(layer, 'attention', nn.Conv2d(64, 8, 1)), 'attention is Conv2d.* without bias'),
+        (lambda layer: setattr(layer.conv, 'padding_mode', 'reflect'), 'conv is Conv2d.* pads with zeros'),
+        (lambda layer: layer.register_forward_hook(lambda module, inputs, out: 2 * out), 'there are hooks'),
+        (lambda layer: layer.conv.register_forward_pre_hook(lambda module, inputs: None), 'there are hooks'),
+        (lambda layer: setattr(layer, '__class__', Doubled), 'it is a subclass of XVolution'),
+    ],
+)
+def test_what_computes_something_else_is_refused_with_its_place(change, message):
+    layer = XVolution(8, 8)
+    change(layer)
+    with pytest.raises(ValueError, match=rf'^0\.1: \w+ cannot become one convolution exactly: .*{message}'):
+        fuse(nn.Sequential(nn.Sequential(nn.ReLU(), layer)))
+
+
+def test_a_fused_layer_names_bad_inputs():
+    fused = fuse(XVolution(8, 8))
+    assert '8, 8, kernel_size=(3, 3)' in repr(fused)
+    with pytest.raises(ValueError, match=r'takes \(B, 8, H, W\), H and W at least 1, got \(1, 3, 9, 9\)'):
+        fused(torch.rand(1, 3, 9, 9))
+
+
 def test_weights_keep_device_and_type():
     layer = XVolution(8, 8).half()
     assert {parameter.dtype for parameter in fuse(layer).parameters()} == {torch.float16}

@@ -33,6 +33,13 @@ def test_layers_without_attention_are_passed_over():
     assert list(maps) == ['1']
 
 
+@pytest.mark.parametrize('side', [1, 4])
+def test_a_pixel_that_sees_nothing_is_drawn(side, tmp_path):
+    image = np.zeros((32, 48, 3), np.uint8)
+    draw_attention(image, {'layer': torch.zeros(1, side, side)}, (3, 3), (48, 32), tmp_path / 'drawn.png')
+    assert (tmp_path / 'drawn.png').stat().st_size > 1000
+
+
 def test_what_a_head_sees_is_bright(tmp_path):
     weights = torch.zeros(10, 8, 8)
     weights[:, 2, 5] = 0.75
