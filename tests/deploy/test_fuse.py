@@ -5,7 +5,7 @@ import torch
 from mmcv.cnn import ConvModule
 from torch import nn
 
-from mmacmix.backbones import ACmixResNet, ACmixSwinTransformer
+from mmacmix.backbones import ACmixResNet, ACmixSwinTransformer, LESAResNet
 from mmacmix.deploy import fuse
 from mmacmix.deploy.fused_acmix import FusedACmix
 from mmacmix.layers import ACmix
@@ -54,6 +54,18 @@ def test_a_backbone(arguments):
         expected = network(images)
         fused = fuse(network)
         assert fused is network and not any(isinstance(module, (ACmix, nn.BatchNorm2d)) for module in fused.modules())
+        for actual, each in zip(fused(images), expected, strict=True):
+            torch.testing.assert_close(actual, each)
+
+
+def test_lesa_keeps_the_normalisation_of_its_attention_and_behind_it():
+    network = shaken(LESAResNet(26, base_channels=16))
+    images = torch.randn(1, 3, 61, 70, dtype=torch.float64)
+    with torch.no_grad():
+        expected = network(images)
+        fused = fuse(network)
+        left = [name for name, module in fused.layer4.named_modules() if isinstance(module, nn.BatchNorm2d)]
+        assert left == ['0.conv2.logits_norm', '0.conv2.binary_norm', '0.bn2']
         for actual, each in zip(fused(images), expected, strict=True):
             torch.testing.assert_close(actual, each)
 
