@@ -23,8 +23,8 @@ def fuse(model: nn.Module) -> nn.Module:
     becomes what is faster: a plain convolution, or a group convolution of features that come straight from the input.
     A ``mmacmix.layers.XVolution`` becomes one convolution, a plain one where nothing depends on the content. In this
     package's ResNets, and inside ``mmacmix.layers.LESA``, batch normalisation goes into the other convolutions too. The
-    layers of the other backbones stay as they are. Elsewhere a normalisation counts as behind a layer where its name in the module comes next, the order
-    in which OpenMMLab's modules call their parts.
+    layers of the other backbones stay as they are. Elsewhere a normalisation counts as behind a layer where its name in
+    the module comes next, the order in which OpenMMLab's modules call their parts.
 
     Args:
         model: A network, with its weights loaded; it is changed, and set to evaluation.
