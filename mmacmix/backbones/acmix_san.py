@@ -8,12 +8,11 @@ from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule, ModuleList, Sequential
 from mmengine.registry import MODELS
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers import PatchwiseACmix
 from ..ops import check_choice, check_entries, check_integers, check_window
 from .pretrained import check_pretrained
-from .stages import check_images, check_stages
+from .stages import check_images, check_stages, fix_statistics
 
 
 class SANBlock(BaseModule):
@@ -163,9 +162,7 @@ class ACmixSAN(BaseModule):
         super().train(mode)
         self._freeze()
         if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+            fix_statistics(self)
         return self
 
     def _freeze(self) -> None:

@@ -8,12 +8,11 @@ import torch.utils.checkpoint
 from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule, Sequential
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers import MixingLayer
 from ..ops import check_choice, check_entries, check_integer_entries, check_integers, contiguous
 from .pretrained import check_pretrained
-from .stages import check_images, check_stages
+from .stages import check_images, check_stages, fix_statistics
 
 #: Arguments of a layer that its place in the network decides.
 DECIDED = {'in_channels', 'out_channels', 'kernel_size', 'stride', 'padding', 'dilation', 'groups', 'bias'}
@@ -285,9 +284,7 @@ class ResNet(BaseModule):
         super().train(mode)
         self._freeze()
         if mode and self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
+            fix_statistics(self)
         return self
 
     def _freeze(self) -> None:

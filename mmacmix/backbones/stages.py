@@ -1,8 +1,9 @@
-"""Which stages of a backbone: what all of them ask of their arguments."""
+"""What backbones have in common: checks of stages and images, statistics that stay."""
 
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops import is_integer
 
@@ -34,3 +35,10 @@ def check_images(x: Tensor, channels: int) -> None:
         raise TypeError(f'x must be a tensor, got {type(x).__name__}')
     if x.dim() != 4 or x.shape[1] != channels or 0 in x.shape[2:]:
         raise ValueError(f'x must be images (B, {channels}, H, W), H and W at least 1, got {tuple(x.shape)}')
+
+
+def fix_statistics(network: nn.Module) -> None:
+    """Set batch normalisation alone to evaluation: it takes the statistics that it has, and keeps them."""
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()

@@ -7,7 +7,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..layers import XVolution
 from ..layers.conv_signature import ConvSignature
-from ..ops import is_exporting, kernel_offsets, shifted, stacked
+from ..ops import is_exporting, kernel_offsets, related, shifted, stacked
 from .normalization import is_linear, scale_and_shift
 
 _COLUMNS = 1 << 22  # numbers that the kernel is applied to at a time: 16 MiB in float32
@@ -108,7 +108,7 @@ class FusedXVolution(ConvSignature, nn.Module):
     def _of_rows(self, centre: Tensor, *maps: Tensor) -> Tensor:
         """The output of some rows of pixels and what lies around them."""
         content, static = maps[: len(self.offsets)], maps[len(self.offsets) :]
-        columns = stacked([*(centre * each for each in content), *static], self.groups)
+        columns = stacked([*related(centre, content), *static], self.groups)
         return F.conv2d(columns, self.kernel.flatten(1)[..., None, None], self.bias, groups=self.groups)
 
 
