@@ -1,16 +1,27 @@
-"""ACmix for OpenMMLab. Importing this package registers its layers and backbones in MMEngine's root registry."""
+"""ACmix and its relatives for OpenMMLab.
 
-from .environment import allow_training_state, check_environment
+Operators and layers need torch alone. Where MMEngine and MMCV are installed, importing this package also registers the
+layers and backbones in MMEngine's root registry; nothing else changes for the process.
+"""
+
+from importlib import import_module
+
+from . import checkpoints, deploy, layers, ops
 from .version import __version__
+from .versions import has_openmmlab
 
-check_environment()
-allow_training_state()
+__all__ = ['__version__', 'checkpoints', 'deploy', 'layers', 'ops']
 
-from mmengine.config.utils import MODULE2PACKAGE  # noqa: E402
+_OPENMMLAB = ('backbones', 'datasets', 'engine', 'inference', 'reporting')  # subpackages that need MMEngine and MMCV
 
-from . import backbones, checkpoints, datasets, layers, ops, reporting, training  # noqa: E402
+if has_openmmlab():
+    from . import backbones, datasets, engine, registration, reporting  # noqa: F401
 
-# The packages whose configs can be bases (`mmacmix::...`) and whose models the inferencers list.
-MODULE2PACKAGE['mmacmix'] = 'mmacmix'
+    __all__ += ['backbones', 'datasets', 'engine', 'reporting']
 
-__all__ = ['__version__', 'backbones', 'checkpoints', 'datasets', 'layers', 'ops', 'reporting', 'training']
+
+def __getattr__(name: str):
+    """Import a subpackage that is left out above; without MMEngine or MMCV that says what is missing."""
+    if name in _OPENMMLAB:
+        return import_module(f'.{name}', __name__)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

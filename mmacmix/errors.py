@@ -1,5 +1,11 @@
-"""What goes wrong for a reason that the user can mend."""
+"""The exception for mistakes that the user can correct."""
 
 
-class UserError(Exception):
-    """Something the user can mend; the message is one sentence."""
+class UserError(ValueError):
+    """A mistake that the user can correct. The message is one sentence; command lines end with it."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or the name of its type if it has no message."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]

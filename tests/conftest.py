@@ -41,7 +41,8 @@ def trained(request, tmp_path_factory):
     from mmengine.logging import HistoryBuffer
 
     from mmacmix.datasets import write_shapes
-    from mmacmix.running import build_model
+    from mmacmix.engine import PlainStateHook
+    from mmacmix.inference import build_model
 
     folder = tmp_path_factory.mktemp(request.param)
     write_shapes(folder / 'shapes', train=1, val=2)
@@ -50,8 +51,9 @@ def trained(request, tmp_path_factory):
     cfg.merge_from_dict(options)
     cfg.dump(folder / 'tiny.py')
     torch.manual_seed(0)
-    # What MMEngine writes beside the weights.
+    # What MMEngine keeps beside the weights, as a training of this package writes it.
     log = dict(log_scalars={'train/loss': HistoryBuffer([0.5, 0.25], [1, 1])}, runtime_info=dict(seed=np.int64(0)))
     saved = dict(state_dict=build_model(cfg).state_dict(), meta=dict(epoch=0, iter=1), message_hub=log)
+    PlainStateHook().before_save_checkpoint(None, saved)
     torch.save(saved, folder / 'tiny.pth')
     return request.param, folder / 'tiny.py', folder / 'tiny.pth', folder / 'shapes' / 'images' / 'val'

@@ -136,7 +136,8 @@ def test_a_base_of_this_package_keeps_the_names_of_the_hosts_in_the_tools(python
     (tmp_path / 'own.py').write_text("_base_ = 'mmacmix::upernet/upernet_acmix-swin-t_8xb2-160k_ade20k-512x512.py'\n")
     show = (
         'from argparse import Namespace\nfrom mmengine.dataset import Compose\n'
-        'from mmengine.registry import init_default_scope\nfrom mmacmix.running import build_model, load_config\n'
+        'from mmengine.registry import init_default_scope\nfrom mmacmix.cli import load_config\n'
+        'from mmacmix.inference import build_model\n'
         "cfg = load_config(Namespace(config='own.py', cfg_options=None))\ninit_default_scope('mmseg')\n"
         'steps = Compose(cfg.train_dataloader.dataset.pipeline).transforms\n'
         'print(*(type(each).__module__ for each in [*steps, build_model(cfg).backbone]))'

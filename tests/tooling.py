@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,12 @@ def start(tool, *arguments, cwd, preexec_fn=None, **environment):
         env={**os.environ, 'OMP_NUM_THREADS': '1', **environment},
         preexec_fn=preexec_fn,
     )
+
+
+def python(*parts):
+    """Run code, given in parts that may be indented, in an interpreter of its own."""
+    code = '\n'.join(map(textwrap.dedent, parts))
+    return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
 
 
 def complaint(name, arguments, capsys):

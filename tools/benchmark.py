@@ -25,18 +25,20 @@ from mmcv.cnn.utils import fuse_conv_bn
 from torch import Tensor, nn
 
 from mmacmix.backbones import ACmixResNet, ACmixSwinTransformer, LESAResNet, XVolutionResNet
+from mmacmix.cli import command_line, load_configs, run
 from mmacmix.deploy import fuse
 from mmacmix.errors import UserError
+from mmacmix.inference import build_model
 from mmacmix.layers import LESA, ACmix, MixingLayer, XVolution
 from mmacmix.ops import available_backends
 from mmacmix.reporting.measurement import Work, draw, draw_scaling, measure, table
-from mmacmix.running import build_model, load_configs, run
 
 # Lines of the chart of `scaling`.
 ONE, SEVERAL = 'images of growing size', 'a growing number of small images'
 DTYPES = ('float32', 'float16', 'bfloat16')
 
 
+@command_line
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description='Time and memory of ACmix, X-volution and LESA beside what they replace.')
     commands = parser.add_subparsers(dest='command', required=True)

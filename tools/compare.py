@@ -17,14 +17,16 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
+from mmacmix.cli import command_line, load_configs, run
 from mmacmix.errors import UserError
+from mmacmix.inference import build_model
 from mmacmix.reporting.comparison import Run, draw_comparison, read_run, table
-from mmacmix.reporting.complexity import Part, complexity
-from mmacmix.running import build_model, load_configs, run
+from mmacmix.reporting.complexity import Part, model_complexity
 
 TRAIN = Path(__file__).with_name('train.py')
 
 
+@command_line
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description='Train configs with several seeds each and put them side by side.')
     parser.add_argument('configs', nargs='+', help='config files; their names become the names in the table')
@@ -40,10 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     work_dir = Path(args.work_dir)
     folders = {name: [work_dir / name / f'seed{seed}' for seed in range(args.seeds)] for name in configs}
     train_all([(configs[name], folder) for name in configs for folder in folders[name]], args.jobs, args.cfg_options)
-    try:
-        runs = {name: [read_run(folder, args.metric) for folder in each] for name, each in folders.items()}
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    runs = {name: [read_run(folder, args.metric) for folder in each] for name, each in folders.items()}
     report(runs, configs, folders, args.metric, work_dir)
 
 
@@ -114,7 +113,7 @@ def report(
     }
     columns = {
         'parameters of the backbone (M)': {name: f'{size.parameters / 1e6:.2f}' for name, size in sizes.items()},
-        'multiply-adds at 128x128 (G)': {name: f'{size.multiply_adds / 1e9:.3f}' for name, size in sizes.items()},
+        'multiply-adds at 128x128 (G)': {name: f'{size.macs / 1e9:.3f}' for name, size in sizes.items()},
         'peak memory (GiB)': {name: f'{number / 2**30:.2f}' for name, number in memory.items()},
     }
     text = table(runs, metric, columns)
@@ -128,7 +127,7 @@ def backbone_size(cfg: Config) -> Part:
     """Of the backbone alone, for one image of 128 x 128 pixels: the generated images' size."""
     backbone = build_model(cfg).backbone
     backbone.eval()
-    return sum(complexity(backbone, lambda: backbone(torch.zeros(1, 3, 128, 128))).values(), start=Part(0, 0))
+    return sum(model_complexity(backbone, lambda: backbone(torch.zeros(1, 3, 128, 128))).values(), start=Part(0, 0))
 
 
 if __name__ == '__main__':

@@ -5,8 +5,7 @@ python tools/convert_checkpoint.py acmix-resnet published.pth converted.pth
 python tools/convert_checkpoint.py resnet resnet50.pth converted.pth --images data/coco/val2017
 """
 
-import os
-import tempfile
+import io
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -14,17 +13,18 @@ import mmcv
 import torch
 from torch import Tensor
 
-from mmacmix.backbones.warm_start import warm_start
-from mmacmix.checkpoints import SOURCES, convert
+from mmacmix.backbones.warm_start import refined
+from mmacmix.checkpoints import SOURCES, convert, load_checkpoint, state_dict_of
 from mmacmix.checkpoints.resnet import kernel_errors
-from mmacmix.environment import load_checkpoint, state_dict_of
+from mmacmix.cli import command_line, run
+from mmacmix.engine import write_atomically
 from mmacmix.errors import UserError
-from mmacmix.running import run
 
 IMAGES, SIDE = 32, 224
 IMAGENET = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
+@command_line
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description='Translate a published checkpoint to the names of this package.')
     parser.add_argument('source', choices=SOURCES, help='whose checkpoint it is')
@@ -38,18 +38,20 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.images and args.source != 'resnet':
         parser.error('--images refines an approximation, which resnet is alone')
-    try:
-        original = state_dict_of(load_checkpoint(args.input), args.input)
-        converted = convert(original, args.source)
-        if args.source == 'resnet':
-            errors = {'kernel': kernel_errors(original, converted)}
-            if args.images:
-                converted, fits = warm_start(original, converted, _read_images(Path(args.images)))
-                for index, title in enumerate(('output', 'output, refined')):
-                    errors[title] = {layer: fit[index] for layer, fit in fits.items()}
-        _save(dict(state_dict=converted, meta=dict(source=args.source)), Path(args.output))
-    except (ValueError, OSError) as error:
-        raise UserError(str(error)) from error
+    output = Path(args.output)
+    if not output.parent.is_dir():
+        raise UserError(f'there is no folder {output.parent} to write {output.name} to')
+    original = state_dict_of(load_checkpoint(args.input), args.input)
+    converted = convert(original, args.source)
+    if args.source == 'resnet':
+        errors = {'kernel': kernel_errors(original, converted)}
+        if args.images:
+            converted, fits = refined(original, converted, _read_images(Path(args.images)))
+            for index, title in enumerate(('output', 'output, refined')):
+                errors[title] = {layer: fit[index] for layer, fit in fits.items()}
+    content = io.BytesIO()
+    torch.save(dict(state_dict=converted, meta=dict(source=args.source)), content)
+    write_atomically(content.getbuffer(), output)
     numbers = sum(tensor.numel() for tensor in converted.values())
     print(f'{args.output}: {len(converted)} tensors from {len(original)} of {args.input}, {numbers:,} numbers')
     if any(name.removeprefix('module.').startswith(('head.', 'fc.')) for name in original):
@@ -86,27 +88,6 @@ def _read_images(folder: Path) -> Tensor:
     pixels = torch.stack(images).permute(0, 3, 1, 2).float()
     mean, deviation = (torch.tensor(values)[:, None, None] for values in IMAGENET)
     return (pixels - mean) / deviation
-
-
-def _save(checkpoint: dict, path: Path) -> None:
-    """Write a file whole or not at all."""
-    if not path.parent.is_dir():
-        raise UserError(f'there is no folder {path.parent} to write {path.name} to')
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f'.{path.name}.', delete=False) as file:
-        try:
-            torch.save(checkpoint, file)
-            file.close()
-            os.chmod(file.name, 0o666 & ~_umask())  # a temporary file is its owner's alone
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
 
 
 if __name__ == '__main__':

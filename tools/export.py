@@ -15,16 +15,17 @@ import numpy as np
 import torch
 from mmengine.utils import is_installed
 
+from mmacmix.cli import add_config_arguments, command_line, load_config, run
 from mmacmix.datasets.shapes import draw_scene
-from mmacmix.deploy.export import FORMATS, PARTS, Exportable, difference, export, load
+from mmacmix.deploy.exporter import FORMATS, PARTS, Exportable, difference, export, load
 from mmacmix.errors import UserError
 from mmacmix.inference import Predictor, read_image
-from mmacmix.running import add_config_arguments, load_config, run
 
 SIZE = 512, 544  # height and width of the images that the network is traced with
 MOST = 1e-3  # of the difference between file and network
 
 
+@command_line
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description='Write a network to a file that runs without this package, and check it.')
     add_config_arguments(parser)
@@ -43,14 +44,11 @@ def main(argv: list[str] | None = None) -> None:
     missing = [name for name in ('onnxscript', 'onnxruntime') if args.format == 'onnx' and not is_installed(name)]
     if missing:
         raise UserError(f'--format onnx needs {" and ".join(missing)}: pip install onnx onnxscript onnxruntime')
-    try:
-        image = read_image(args.image) if args.image else draw_scene(np.random.default_rng(0)).image[..., ::-1]
-        model = Predictor(load_config(args), args.checkpoint).model
-        network = Exportable(model, args.part or ('segmentor' if hasattr(model, 'decode_head') else 'features'))
-        out.parent.mkdir(parents=True, exist_ok=True)
-        exported = export(network, out, args.format, SIZE)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    image = read_image(args.image) if args.image else draw_scene(np.random.default_rng(0)).image[..., ::-1]
+    model = Predictor(load_config(args), args.checkpoint).model
+    network = Exportable(model, args.part or ('segmentor' if hasattr(model, 'decode_head') else 'features'))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    exported = export(network, out, args.format, SIZE)
     opset = f'opset {exported.opset}, ' if exported.opset else ''
     print(f'{out}: {network.part}, {opset}{out.stat().st_size / 2**20:.1f} MiB')
     least = 'at least {} pixels high and {} wide'.format(*exported.smallest)

@@ -9,12 +9,14 @@ from argparse import ArgumentParser
 
 import torch
 
+from mmacmix.cli import add_config_arguments, command_line, load_config, run
 from mmacmix.errors import UserError
-from mmacmix.reporting.complexity import Part, complexity
+from mmacmix.inference import build_model
+from mmacmix.reporting.complexity import Part, model_complexity
 from mmacmix.reporting.sizes import BACKBONES, classifier_size
-from mmacmix.running import add_config_arguments, build_model, load_config, run
 
 
+@command_line
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description="Parameters and multiply-adds of a config's network, by part.")
     add_config_arguments(parser, optional=True)
@@ -41,13 +43,13 @@ def print_parts(args) -> None:
     image = torch.zeros(1, 3, height, width)
     samples = _samples(height, width) if hasattr(model, 'roi_head') else None
     try:
-        parts = complexity(model, lambda: model(image, samples, mode='tensor'))
+        parts = model_complexity(model, lambda: model(image, samples, mode='tensor'))
     except Exception as error:
         raise UserError(f'{args.config} cannot run an image of {height} x {width} pixels: {error}') from error
     print(f'{args.config}, one image of {height} x {width} pixels')
     print(f'{"":14} {"parameters (M)":>15} {"multiply-adds (G)":>18}')
     for name, part in {**parts, 'all': sum(parts.values(), start=Part(0, 0))}.items():
-        print(f'{name:14} {part.parameters / 1e6:15.3f} {part.multiply_adds / 1e9:18.3f}')
+        print(f'{name:14} {part.parameters / 1e6:15.3f} {part.macs / 1e9:18.3f}')
 
 
 def _samples(height: int, width: int) -> list:
@@ -66,7 +68,7 @@ def print_table() -> None:
         size = classifier_size(name)
         print(
             f'{name:20} {size.parameters / 1e6:11.3f} {published.parameters if published else "":>10} '
-            f'{size.multiply_adds / 1e9:14.3f} {published.multiply_adds if published else "":>10}'
+            f'{size.macs / 1e9:14.3f} {published.macs if published else "":>10}'
         )
     print('ACmix-SAN, ACmix-PVT and X-volution are reconstructions: their code was never published. So is LESA, of its')
     print('paper and of what its code does.')

@@ -11,11 +11,12 @@ COCO's format (images, categories, annotations with scores), of a segmentor maps
 from argparse import ArgumentParser
 from pathlib import Path
 
+from mmacmix.cli import add_config_arguments, command_line, load_config, run
 from mmacmix.errors import UserError
 from mmacmix.inference import Predictor, find_media, infer
-from mmacmix.running import add_config_arguments, load_config, run
 
 
+@command_line
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description='Put a trained network to images, folders of images or videos.')
     add_config_arguments(parser)
@@ -32,10 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.out_dir.exists() and not args.out_dir.is_dir():
         parser.error(f'--out-dir {args.out_dir} is a file')
     cfg = load_config(args)
-    try:
-        media = find_media(args.inputs, without=args.out_dir)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    media = find_media(args.inputs, without=args.out_dir)
     problems = infer(Predictor(cfg, args.checkpoint, args.device, args.fuse), media, args.out_dir, args.score_thr)
     print(f'\n{len(media) - len(problems)} of {len(media)} images and videos are in {args.out_dir}')
     if problems:

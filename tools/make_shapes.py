@@ -6,11 +6,11 @@ python tools/make_shapes.py data/shapes
 
 from argparse import ArgumentParser
 
+from mmacmix.cli import command_line, run
 from mmacmix.datasets import write_shapes
-from mmacmix.errors import UserError
-from mmacmix.running import run
 
 
+@command_line
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description='Write the generated data set of textured shapes.')
     parser.add_argument('folder', help='folder to write to')
@@ -19,10 +19,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--size', type=int, default=128, help='side of the images in pixels; default: 128')
     parser.add_argument('--seed', type=int, default=0, help='default: 0')
     args = parser.parse_args(argv)
-    try:
-        objects = write_shapes(args.folder, args.train, args.val, args.size, args.seed)
-    except (ValueError, OSError) as error:
-        raise UserError(str(error)) from error
+    objects = write_shapes(args.folder, args.train, args.val, args.size, args.seed)
     for split, count in (('train', args.train), ('val', args.val)):
         print(f'{args.folder}: {count} images to {split} with {objects[split]} objects')
 

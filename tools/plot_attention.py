@@ -9,12 +9,13 @@ from pathlib import Path
 
 import mmcv
 
+from mmacmix.cli import add_config_arguments, command_line, load_config, run
 from mmacmix.errors import UserError
 from mmacmix.inference import Predictor, read_image
 from mmacmix.reporting.attention_maps import draw_attention, last_of_each_stage
-from mmacmix.running import add_config_arguments, load_config, run
 
 
+@command_line
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(
         description='Draw where a pixel looks: every head, the last layer with attention of each stage.'
@@ -28,10 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.out.suffix != '.png':
         parser.error(f'--out takes a .png file, got {args.out}')
-    try:
-        image = read_image(args.image)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    image = read_image(args.image)
     height, width = image.shape[:2]
     x, y = args.pixel or (width // 2, height // 2)
     if not (0 <= x < width and 0 <= y < height):

@@ -8,14 +8,15 @@ python tools/plot_path_weights.py work_dirs/maskrcnn_acmix              # over t
 from argparse import ArgumentParser
 from pathlib import Path
 
-from mmacmix.environment import load_checkpoint, state_dict_of
+from mmacmix.checkpoints import load_checkpoint, state_dict_of
+from mmacmix.cli import command_line, run
 from mmacmix.errors import UserError
 from mmacmix.reporting.charts import draw_path_weights, draw_path_weights_over_time
-from mmacmix.reporting.path_weights import logged_path_weights, path_weights
+from mmacmix.reporting.path_weights import logged_path_weights, path_weights_of
 from mmacmix.reporting.scalars import read_scalars
-from mmacmix.running import run
 
 
+@command_line
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description="Draw the rates of ACmix's two paths, and the paths' shares, by depth.")
     parser.add_argument('source', type=Path, help='a checkpoint, or a work directory for the rates over training')
@@ -24,13 +25,10 @@ def main(argv: list[str] | None = None) -> None:
     if args.out.suffix != '.png':
         parser.error(f'--out takes a .png file, got {args.out}')
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if args.source.is_dir():
-            steps, layers = logged_path_weights(read_scalars(args.source).path_weights)
-        else:
-            layers = path_weights(state_dict_of(load_checkpoint(args.source), args.source))
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    if args.source.is_dir():
+        steps, layers = logged_path_weights(read_scalars(args.source).path_weights)
+    else:
+        layers = path_weights_of(state_dict_of(load_checkpoint(args.source), args.source))
     if not layers:
         raise UserError(f'{args.source} has no learned rates of an ACmix layer, and no logged shares of others')
     if args.source.is_dir():

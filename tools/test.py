@@ -11,14 +11,15 @@ from mmengine.config import Config, ConfigDict
 from mmengine.logging import print_log
 from torch import nn
 
+from mmacmix.cli import add_common_arguments, command_line, load_config, run
 from mmacmix.datasets import innermost
 from mmacmix.deploy import fuse
+from mmacmix.engine import build_runner, unwrapped
 from mmacmix.errors import UserError
 from mmacmix.layers import MixingLayer
-from mmacmix.runner import build_runner, check_checkpoint, unwrapped
-from mmacmix.running import add_common_arguments, load_config, run
 
 
+@command_line
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description='Evaluate a checkpoint of a detector or a segmentor.')
     add_common_arguments(parser)
@@ -41,9 +42,9 @@ def main(argv: list[str] | None = None) -> None:
         _write_predictions(cfg, args.out, segmentation)
     if args.tta:
         _augment(cfg, segmentation)
+    cfg.load_from, cfg.resume = args.checkpoint, False
     runner = build_runner(cfg, ['test_dataloader'])
-    check_checkpoint(args.checkpoint, runner.model)
-    runner.load_checkpoint(args.checkpoint)
+    runner.load_or_resume()
     if args.fuse:
         _fuse(unwrapped(runner.model))
     runner.test()
@@ -51,10 +52,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _fuse(model: nn.Module) -> None:
     layers = [module for module in model.modules() if isinstance(module, MixingLayer)]
-    try:
-        left = set(fuse(model).modules())
-    except ValueError as error:
-        raise UserError(f'--fuse: {error}') from error
+    left = set(fuse(model).modules())
     merged = len([layer for layer in layers if layer not in left])
     print_log(f'--fuse: {merged} of {len(layers)} layers of mmacmix are merged for inference', 'current')
 
@@ -85,7 +83,7 @@ def _write_predictions(cfg: Config, out: str, segmentation: bool) -> None:
 
 def _augment(cfg: Config, segmentation: bool) -> None:
     """The config's own tta_model and tta_pipeline; a detector of boxes without them gets a horizontal flip."""
-    dataset = innermost(cfg.test_dataloader.dataset)
+    dataset = next(innermost(cfg.test_dataloader.dataset))
     if not segmentation:
         if (cfg.model.get('roi_head') or {}).get('mask_head') and 'tta_model' not in cfg:
             raise UserError('--tta merges boxes alone in MMDetection, and this model predicts masks too')

@@ -12,12 +12,13 @@ import torch
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 
+from mmacmix.cli import add_common_arguments, command_line, load_config, run
+from mmacmix.engine import build_runner, resume
 from mmacmix.errors import UserError
 from mmacmix.reporting.report import write_report
-from mmacmix.runner import build_runner, check_checkpoint, resume
-from mmacmix.running import add_common_arguments, load_config, run
 
 
+@command_line
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description='Train a detector or a segmentor.')
     add_common_arguments(parser)
@@ -54,8 +55,6 @@ def main(argv: list[str] | None = None) -> None:
     runner = build_runner(cfg, ['train_dataloader', 'val_dataloader'])
     if asked_to_resume and not cfg.load_from:
         print_log(f'{cfg.work_dir} holds no checkpoint: training starts anew', 'current', logging.WARNING)
-    if cfg.get('load_from'):
-        check_checkpoint(cfg.load_from, runner.model, whole=cfg.get('resume', False))
     runner.train()
     if is_main_process():
         try:

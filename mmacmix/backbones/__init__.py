@@ -1,3 +1,7 @@
+from ..versions import check_openmmlab
+
+check_openmmlab()
+
 from .acmix_pvt import ACmixPyramidVisionTransformer
 from .acmix_resnet import ACmixResNet
 from .acmix_san import ACmixSAN

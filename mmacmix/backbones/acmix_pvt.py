@@ -1,5 +1,6 @@
 """ACmix-PVT: the Pyramid Vision Transformer with ACmix in its attention (arXiv 2111.14556, table 2)."""
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,9 +13,9 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import SpatialReductionACmix, pad_to_patch
-from ..ops import check_integer_entries, check_integers, check_probabilities
-from .pretrained import check_convert_weights, check_pretrained, load_converted, pretrained_state_dict
-from .stages import check_images, check_stages
+from ..layers.arguments import check_integer_entries, check_probabilities
+from ..ops import check_integers
+from .base import BaseBackbone
 from .transformer import TransformerBlock
 
 
@@ -48,7 +49,7 @@ class PatchEmbed(BaseModule):
 
 
 @MODELS.register_module()
-class ACmixPyramidVisionTransformer(BaseModule):
+class ACmixPyramidVisionTransformer(BaseBackbone):
     """ACmix-PVT backbone, for images of any size.
 
     A Pyramid Vision Transformer whose attention is ``mmacmix.layers.SpatialReductionACmix``. A reconstruction:
@@ -57,7 +58,7 @@ class ACmixPyramidVisionTransformer(BaseModule):
 
     Args:
         arch: ``'tiny'``, ``'small'``, ``'medium'``, ``'large'``, or a dict of ``depths`` and optionally
-            ``embed_dims``, ``num_heads``, ``mlp_ratios`` and ``reductions``, whose defaults are PVT's:
+            ``embed_dims``, ``num_heads``, ``mlp_ratios`` and ``sr_ratios``, whose defaults are PVT's:
             (64, 128, 320, 512), (1, 2, 5, 8), (8, 8, 4, 4) and (8, 4, 2, 1). Default: ``'tiny'``.
         pretrain_img_size: Side in pixels of the images that the position embeddings are for. Default: 224.
         in_channels: Channels of the image. Default: 3.
@@ -82,6 +83,7 @@ class ACmixPyramidVisionTransformer(BaseModule):
         ValueError: An argument is out of range, or does not fit the others.
     """
 
+    can_convert = True
     arch_settings = {
         'tiny': dict(depths=(2, 2, 2, 2)),
         'small': dict(depths=(3, 4, 6, 3)),
@@ -89,7 +91,7 @@ class ACmixPyramidVisionTransformer(BaseModule):
         'large': dict(depths=(3, 8, 27, 3)),
     }
     arch_defaults = dict(
-        embed_dims=(64, 128, 320, 512), num_heads=(1, 2, 5, 8), mlp_ratios=(8, 8, 4, 4), reductions=(8, 4, 2, 1)
+        embed_dims=(64, 128, 320, 512), num_heads=(1, 2, 5, 8), mlp_ratios=(8, 8, 4, 4), sr_ratios=(8, 4, 2, 1)
     )
 
     def __init__(
@@ -112,22 +114,22 @@ class ACmixPyramidVisionTransformer(BaseModule):
         convert_weights: bool = False,
         init_cfg: dict | Sequence[dict] | None = None,
     ) -> None:
-        depths, widths, heads, mlp_ratios, reductions = self._arch(arch)
+        depths, widths, heads, mlp_ratios, sr_ratios = self._arch(arch)
         check_integers(pretrain_img_size=pretrain_img_size, in_channels=in_channels)
         check_integer_entries(len(depths), patch_sizes=patch_sizes)
         check_probabilities(drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate)
-        check_stages(len(depths), out_indices, frozen_stages)
-        check_convert_weights(convert_weights, init_cfg)
         super().__init__(
-            init_cfg
-            or [
+            len(depths),
+            in_channels,
+            out_indices,
+            frozen_stages,
+            convert_weights=convert_weights,
+            init_cfg=init_cfg,
+            default_init=[
                 dict(type='TruncNormal', layer='Linear', std=0.02),
                 dict(type='Kaiming', layer='Conv2d', mode='fan_out'),
-            ]
+            ],
         )
-        self.convert_weights = convert_weights and init_cfg is not None
-        self.in_channels = in_channels
-        self.out_indices, self.frozen_stages = tuple(out_indices), frozen_stages
         drop_path_rates = iter(np.linspace(0, drop_path_rate, sum(depths)).tolist())
         self.drop = nn.Dropout(drop_rate)
         self.patch_embeds, self.stages = ModuleList(), ModuleList()
@@ -141,7 +143,7 @@ class ACmixPyramidVisionTransformer(BaseModule):
                         SpatialReductionACmix(
                             channels,
                             heads[stage],
-                            reductions[stage],
+                            sr_ratios[stage],
                             qkv_bias=qkv_bias,
                             attn_drop_rate=attn_drop_rate,
                             drop_rate=drop_rate,
@@ -162,7 +164,7 @@ class ACmixPyramidVisionTransformer(BaseModule):
             in_channels = channels
         self.norm = build_norm_layer(norm_cfg, channels)[1] if final_norm else nn.Identity()
         self.register_load_state_dict_pre_hook(_fit_to_arguments)
-        self._freeze()
+        self.freeze()
 
     def _arch(self, arch: str | dict) -> tuple[Sequence[int], ...]:
         if isinstance(arch, str):
@@ -170,6 +172,9 @@ class ACmixPyramidVisionTransformer(BaseModule):
                 raise ValueError(f'arch must be one of {tuple(self.arch_settings)} or a dict, got {arch!r}')
             arch = self.arch_settings[arch]
         names = ('depths', *self.arch_defaults)
+        if isinstance(arch, dict) and 'reductions' in arch:
+            warnings.warn("'reductions' of arch is now called 'sr_ratios'", DeprecationWarning, stacklevel=3)
+            arch = {'sr_ratios' if name == 'reductions' else name: values for name, values in arch.items()}
         if not isinstance(arch, dict) or 'depths' not in arch or set(arch) - set(names):
             parts = ', '.join(self.arch_defaults)
             raise ValueError(f'arch must be a name or a dict of depths, and it may have {parts}, got {arch!r}')
@@ -188,7 +193,7 @@ class ACmixPyramidVisionTransformer(BaseModule):
             TypeError: ``x`` is not a tensor.
             ValueError: It has another shape.
         """
-        check_images(x, self.in_channels)
+        self.check_images(x)
         outs = []
         for index, (patch_embed, stage) in enumerate(zip(self.patch_embeds, self.stages, strict=True)):
             x = self.drop(patch_embed(x))
@@ -201,32 +206,12 @@ class ACmixPyramidVisionTransformer(BaseModule):
                 outs.append(x)
         return tuple(outs)
 
-    def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says.
+    def source_of(self, state_dict: dict[str, Tensor]) -> str:
+        return 'pvt'
 
-        Raises:
-            ValueError: A checkpoint does not fit; the message names what is unknown or missing.
-        """
-        if self.convert_weights:
-            load_converted(self, pretrained_state_dict(self), 'pvt')
-        else:
-            check_pretrained(self)
-            super().init_weights()
-
-    def train(self, mode: bool = True) -> 'ACmixPyramidVisionTransformer':
-        """Switch between training and evaluation; frozen stages stay as they are."""
-        super().train(mode)
-        self._freeze()
-        return self
-
-    def _freeze(self) -> None:
-        if self.frozen_stages < 0:
-            return
+    def frozen(self) -> list[nn.Module]:
         frozen = [*self.patch_embeds[: max(1, self.frozen_stages)], *self.stages[: self.frozen_stages]]
-        if self.frozen_stages == len(self.stages):
-            frozen.append(self.norm)
-        for module in frozen:
-            module.eval().requires_grad_(False)
+        return [*frozen, self.norm] if self.frozen_stages == len(self.stages) else frozen
 
 
 def _fit_to_arguments(module: ACmixPyramidVisionTransformer, state_dict: dict[str, Tensor], prefix: str, *_) -> None:

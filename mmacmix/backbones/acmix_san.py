@@ -2,21 +2,19 @@
 
 from collections.abc import Sequence
 
-import torch
-import torch.utils.checkpoint
 from mmcv.cnn import build_norm_layer
-from mmengine.model import BaseModule, ModuleList, Sequential
+from mmengine.model import ModuleList, Sequential
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import PatchwiseACmix
-from ..ops import check_choice, check_entries, check_integers, check_window
-from .pretrained import check_pretrained
-from .stages import check_images, check_stages, fix_statistics
+from ..layers.arguments import check_choice, check_entries
+from ..ops import check_integers, check_window
+from .base import BackboneBlock, BaseBackbone
 
 
-class SANBlock(BaseModule):
-    """ACmix and a 1x1 convolution, each behind its normalisation, beside the shortcut.
+class SANBlock(BackboneBlock):
+    """ACmix and a 1x1 convolution, each with a normalisation before it, and a shortcut.
 
     Args:
         channels: Channels of the input and the output; a quarter of them in between.
@@ -27,8 +25,7 @@ class SANBlock(BaseModule):
     """
 
     def __init__(self, channels: int, attention_kernel_size: int, acmix: dict, norm_cfg: dict, with_cp: bool) -> None:
-        super().__init__()
-        self.with_cp = with_cp
+        super().__init__(with_cp)
         middle = channels // 4
         self.norm1 = build_norm_layer(norm_cfg, channels)[1]
         self.attn = PatchwiseACmix(channels, middle, attention_kernel_size, norm_cfg=norm_cfg, **acmix)
@@ -36,19 +33,14 @@ class SANBlock(BaseModule):
         self.conv = nn.Conv2d(middle, channels, 1)
         self.relu = nn.ReLU()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, C, H, W)`` to ``(B, C, H, W)``."""
-        if self.with_cp and x.requires_grad:
-            return torch.utils.checkpoint.checkpoint(self._forward, x, use_reentrant=False)
-        return self._forward(x)
-
     def _forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, C, H, W)`` to ``(B, C, H, W)``."""
         out = self.attn(self.relu(self.norm1(x)))
         return x + self.conv(self.relu(self.norm2(out)))
 
 
 @MODELS.register_module()
-class ACmixSAN(BaseModule):
+class ACmixSAN(BaseBackbone):
     """ACmix-SAN backbone.
 
     A self-attention network of five stages, each behind 2x2 pooling, whose patchwise attention is
@@ -99,16 +91,18 @@ class ACmixSAN(BaseModule):
         check_entries(len(blocks), kernel_sizes=kernel_sizes)
         for side in kernel_sizes:
             check_window(side, name='kernel_sizes')
-        check_stages(len(blocks), out_indices, frozen_stages)
         super().__init__(
-            init_cfg
-            or [
+            len(blocks),
+            in_channels,
+            out_indices,
+            frozen_stages,
+            norm_eval,
+            init_cfg=init_cfg,
+            default_init=[
                 dict(type='Kaiming', layer='Conv2d'),
                 dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
-            ]
+            ],
         )
-        self.in_channels = in_channels
-        self.out_indices, self.frozen_stages, self.norm_eval = tuple(out_indices), frozen_stages, norm_eval
         channels = base_channels
         self.stem = self._embed(in_channels, channels, norm_cfg)
         self.stages = ModuleList()
@@ -124,7 +118,7 @@ class ACmixSAN(BaseModule):
                 )
             )
             channels = width
-        self._freeze()
+        self.freeze()
 
     @staticmethod
     def _embed(in_channels: int, channels: int, norm_cfg: dict) -> Sequential:
@@ -139,7 +133,7 @@ class ACmixSAN(BaseModule):
             TypeError: ``x`` is not a tensor.
             ValueError: It has another shape.
         """
-        check_images(x, self.in_channels)
+        self.check_images(x)
         x = self.stem(x)
         outs = []
         for index, stage in enumerate(self.stages):
@@ -148,24 +142,5 @@ class ACmixSAN(BaseModule):
                 outs.append(x)
         return tuple(outs)
 
-    def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says.
-
-        Raises:
-            ValueError: Nothing in the checkpoint of a ``Pretrained`` one fits.
-        """
-        check_pretrained(self)
-        super().init_weights()
-
-    def train(self, mode: bool = True) -> 'ACmixSAN':
-        """Switch between training and evaluation; frozen stages and fixed statistics stay as they are."""
-        super().train(mode)
-        self._freeze()
-        if mode and self.norm_eval:
-            fix_statistics(self)
-        return self
-
-    def _freeze(self) -> None:
-        frozen = [self.stem] if self.frozen_stages >= 0 else []
-        for module in [*frozen, *self.stages[: max(self.frozen_stages, 0)]]:
-            module.eval().requires_grad_(False)
+    def frozen(self) -> list[nn.Module]:
+        return [self.stem, *self.stages[: self.frozen_stages]]

@@ -13,10 +13,9 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..layers import WindowACmix
-from ..layers.window_acmix import missing
-from ..ops import check_integer_entries, check_integers, check_probabilities, is_integer, is_number
-from .pretrained import check_convert_weights, check_pretrained, load_converted, pretrained_state_dict
-from .stages import check_images, check_stages
+from ..layers.arguments import check_integer_entries, check_probabilities, is_number
+from ..ops import check_integers, is_integer, padding_to_multiple
+from .base import BaseBackbone
 from .transformer import TransformerBlock
 
 
@@ -38,7 +37,7 @@ class PatchEmbed(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, in_channels, H, W)`` to ``(B, ceil(H / patch_size), ceil(W / patch_size), channels)``."""
-        bottom, right = (missing(side, self.patch_size) for side in x.shape[2:])
+        bottom, right = (padding_to_multiple(side, self.patch_size) for side in x.shape[2:])
         return self.norm(self.projection(F.pad(x, (0, right, 0, bottom))).permute(0, 2, 3, 1))
 
 
@@ -57,7 +56,7 @@ class PatchMerging(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, H, W, C)`` to ``(B, ceil(H / 2), ceil(W / 2), 2 C)``."""
-        bottom, right = (missing(side, 2) for side in x.shape[1:3])
+        bottom, right = (padding_to_multiple(side, 2) for side in x.shape[1:3])
         x = F.pad(x, (0, 0, 0, right, 0, bottom))
         x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
         # The original repository's order: column by column within the 2 x 2 pixels.
@@ -65,7 +64,7 @@ class PatchMerging(BaseModule):
 
 
 @MODELS.register_module()
-class ACmixSwinTransformer(BaseModule):
+class ACmixSwinTransformer(BaseBackbone):
     """ACmix-Swin backbone, for images of any size.
 
     A Swin Transformer whose windows are ``mmacmix.layers.WindowACmix``. Maps that windows or patches do not
@@ -106,6 +105,7 @@ class ACmixSwinTransformer(BaseModule):
         ValueError: An argument is out of range, or does not fit the others.
     """
 
+    can_convert = True
     arch_settings = {
         'tiny': dict(embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24)),
         'small': dict(embed_dims=96, depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24)),
@@ -139,8 +139,6 @@ class ACmixSwinTransformer(BaseModule):
     ) -> None:
         channels, depths, heads = self._arch(arch)
         stages = len(depths)
-        check_stages(stages, out_indices, frozen_stages)
-        check_convert_weights(convert_weights, init_cfg)
         check_integers(in_channels=in_channels, patch_size=patch_size, window_size=window_size)
         check_probabilities(drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate)
         if not is_number(mlp_ratio) or mlp_ratio * channels < 1:
@@ -151,10 +149,15 @@ class ACmixSwinTransformer(BaseModule):
                 f'pretrain_img_size must be one integer or two, none less than patch_size {patch_size}, '
                 f'got {pretrain_img_size!r}'
             )
-        super().__init__(init_cfg or dict(type='TruncNormal', layer='Linear', std=0.02))
-        self.convert_weights = convert_weights and init_cfg is not None
-        self.in_channels = in_channels
-        self.out_indices, self.frozen_stages = tuple(out_indices), frozen_stages
+        super().__init__(
+            stages,
+            in_channels,
+            out_indices,
+            frozen_stages,
+            convert_weights=convert_weights,
+            init_cfg=init_cfg,
+            default_init=dict(type='TruncNormal', layer='Linear', std=0.02),
+        )
         patch_norm_cfg = norm_cfg if patch_norm else None
         self.patch_embed = PatchEmbed(in_channels, channels, patch_size, patch_norm_cfg)
         self.absolute_pos_embed = None
@@ -173,7 +176,7 @@ class ACmixSwinTransformer(BaseModule):
                             channels,
                             heads[stage],
                             window_size=window_size,
-                            shift=window_size // 2 if block % 2 else 0,
+                            shift_size=window_size // 2 if block % 2 else 0,
                             qkv_bias=qkv_bias,
                             qk_scale=qk_scale,
                             attn_drop_rate=attn_drop_rate,
@@ -196,7 +199,7 @@ class ACmixSwinTransformer(BaseModule):
                 self.downsamples.append(PatchMerging(channels, patch_norm_cfg))
                 channels *= 2
         self.register_load_state_dict_pre_hook(_fit_to_arguments)
-        self._freeze()
+        self.freeze()
 
     def _arch(self, arch: str | dict) -> tuple[int, Sequence[int], Sequence[int]]:
         if isinstance(arch, str):
@@ -222,7 +225,7 @@ class ACmixSwinTransformer(BaseModule):
             TypeError: ``x`` is not a tensor.
             ValueError: It has another shape.
         """
-        check_images(x, self.in_channels)
+        self.check_images(x)
         x = self.patch_embed(x)
         if self.absolute_pos_embed is not None:
             embedding = self.absolute_pos_embed
@@ -240,40 +243,20 @@ class ACmixSwinTransformer(BaseModule):
                 outs.append(getattr(self, f'norm{index}')(x).permute(0, 3, 1, 2).contiguous())
         return tuple(outs)
 
-    def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says.
+    def source_of(self, state_dict: dict[str, Tensor]) -> str:
+        return 'acmix-swin' if any(name.endswith('attn.rate1') for name in state_dict) else 'swin'
 
-        Raises:
-            ValueError: A checkpoint does not fit; the message names what is unknown or missing.
-        """
-        if self.convert_weights:
-            saved = pretrained_state_dict(self)
-            published = any(name.endswith('attn.rate1') for name in saved)
-            load_converted(self, saved, 'acmix-swin' if published else 'swin')
-        else:
-            check_pretrained(self)
-            super().init_weights()
-
-    def train(self, mode: bool = True) -> 'ACmixSwinTransformer':
-        """Switch between training and evaluation; frozen stages stay as they are."""
-        super().train(mode)
-        self._freeze()
-        return self
-
-    def _freeze(self) -> None:
-        if self.frozen_stages < 0:
-            return
+    def frozen(self) -> list[nn.Module | nn.Parameter]:
         frozen = [self.patch_embed, self.drop]
+        if self.absolute_pos_embed is not None:
+            frozen.append(self.absolute_pos_embed)
         for stage in range(self.frozen_stages):
             frozen.append(self.stages[stage])
             if stage in self.out_indices:
                 frozen.append(getattr(self, f'norm{stage}'))
             if stage < len(self.downsamples):
                 frozen.append(self.downsamples[stage])
-        for module in frozen:
-            module.eval().requires_grad_(False)
-        if self.absolute_pos_embed is not None:
-            self.absolute_pos_embed.requires_grad_(False)
+        return frozen
 
 
 def _fit_to_arguments(module: ACmixSwinTransformer, state_dict: dict[str, Tensor], prefix: str, *_) -> None:

@@ -1,34 +1,33 @@
-"""ResNets in some of whose stages a layer of this package stands in place of the 3x3 convolutions."""
+"""ResNets with a layer of this package in place of the 3x3 convolutions of some stages."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-import torch.utils.checkpoint
 from mmcv.cnn import build_norm_layer
-from mmengine.model import BaseModule, Sequential
+from mmengine.model import Sequential
 from torch import Tensor, nn
 
 from ..layers import MixingLayer
-from ..ops import check_choice, check_entries, check_integer_entries, check_integers, contiguous
-from .pretrained import check_pretrained
-from .stages import check_images, check_stages, fix_statistics
+from ..layers.arguments import check_choice, check_entries, check_integer_entries
+from ..ops import check_integers, contiguous
+from .base import BackboneBlock, BaseBackbone
 
 #: Arguments of a layer that its place in the network decides.
 DECIDED = {'in_channels', 'out_channels', 'kernel_size', 'stride', 'padding', 'dilation', 'groups', 'bias'}
 
 
-class Block(BaseModule):
-    """Convolutions, each with its normalisation behind, and the shortcut.
+class Block(BackboneBlock):
+    """Convolutions, each followed by its normalisation, and a shortcut.
 
     Args:
         in_channels: Channels of the input.
         channels: The output has ``channels * expansion``.
         stride: Default: 1.
         dilation: Default: 1.
-        conv: Makes the 3x3 convolutions, or what stands in their place. Default: ``torch.nn.Conv2d``.
-        norm_cfg: Normalisation layer. Default: ``dict(type='BN')``.
-        with_cp: Compute the block again in backward instead of keeping its maps. Default: False.
+        conv: Makes the 3x3 convolutions or what replaces them. Default: ``torch.nn.Conv2d``.
+        norm_cfg: Normalisation. Default: ``dict(type='BN')``.
+        with_cp: Compute the block's maps again in backward instead of keeping them. Default: False.
         init_cfg: MMEngine initialisation. Default: None.
     """
 
@@ -45,78 +44,86 @@ class Block(BaseModule):
         with_cp: bool = False,
         init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg)
-        self.with_cp = with_cp
-        out_channels = channels * self.expansion
+        super().__init__(with_cp, init_cfg)
         conv = partial(conv, kernel_size=3, padding=dilation, dilation=dilation, bias=False)
-        convolutions = self._convolutions(in_channels, channels, stride, conv)
-        for index, convolution in enumerate(convolutions, 1):
-            self.add_module(f'conv{index}', convolution)
-        self.norm_names = [
-            _add_norm(self, norm_cfg, convolution.out_channels, index)
-            for index, convolution in enumerate(convolutions, 1)
+        self._make_convs(in_channels, channels, stride, conv)
+        convs = dict(self.named_children())
+        #: See ``mmacmix.deploy.fuse``.
+        self.conv_norm_pairs = [
+            (name, _add_norm(self, norm_cfg, each.out_channels, index))
+            for index, (name, each) in enumerate(convs.items(), 1)
         ]
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
+        out_channels = channels * self.expansion
         if stride != 1 or in_channels != out_channels:
             self.downsample = Sequential(
                 nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False),
                 build_norm_layer(norm_cfg, out_channels)[1],
             )
 
-    def _convolutions(
-        self, in_channels: int, channels: int, stride: int, conv: Callable[..., nn.Module]
-    ) -> list[nn.Module]:
+    def _make_convs(self, in_channels: int, channels: int, stride: int, conv: Callable[..., nn.Module]) -> None:
         raise NotImplementedError
+
+    def _norm(self, index: int) -> nn.Module:
+        """The normalisation after convolution ``index``; ``bn1``, ``in1`` or ``gn1`` by its type, as in the hosts."""
+        return getattr(self, self.conv_norm_pairs[index - 1][1])
+
+    @property
+    def norm1(self) -> nn.Module:
+        return self._norm(1)
+
+    @property
+    def norm2(self) -> nn.Module:
+        return self._norm(2)
 
     @property
     def last_norm(self) -> nn.Module:
-        """The last normalisation layer, whatever its type calls it."""
-        return getattr(self, self.norm_names[-1])
+        return self._norm(0)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, in_channels, H, W)`` to ``(B, channels * expansion, ceil(H / stride), ceil(W / stride))``."""
-        if self.with_cp and x.requires_grad:
-            return torch.utils.checkpoint.checkpoint(self._forward, x, use_reentrant=False)
-        return self._forward(x)
-
-    def _forward(self, x: Tensor) -> Tensor:
-        out = x
-        for index, name in enumerate(self.norm_names, 1):
-            out = getattr(self, name)(getattr(self, f'conv{index}')(out))
-            if index < len(self.norm_names):
-                out = self.relu(out)
-        out += x if self.downsample is None else self.downsample(x)
-        return self.relu(out)
+    def _shortcut(self, x: Tensor) -> Tensor:
+        return x if self.downsample is None else self.downsample(x)
 
 
 class BasicBlock(Block):
-    """Two 3x3 convolutions, the first of which has the stride."""
+    """Two 3x3 convolutions; the first one has the stride."""
 
     expansion = 1
 
-    def _convolutions(
-        self, in_channels: int, channels: int, stride: int, conv: Callable[..., nn.Module]
-    ) -> list[nn.Module]:
-        return [conv(in_channels, channels, stride=stride), conv(channels, channels)]
+    def _make_convs(self, in_channels: int, channels: int, stride: int, conv: Callable[..., nn.Module]) -> None:
+        self.conv1 = conv(in_channels, channels, stride=stride)
+        self.conv2 = conv(channels, channels)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.norm1(self.conv1(x)))
+        out = self.norm2(self.conv2(out))
+        out += self._shortcut(x)
+        return self.relu(out)
 
 
 class Bottleneck(Block):
-    """1x1, 3x3 with the stride, 1x1."""
+    """1x1, 3x3 and 1x1 convolutions; the 3x3 has the stride."""
 
     expansion = 4
 
-    def _convolutions(
-        self, in_channels: int, channels: int, stride: int, conv: Callable[..., nn.Module]
-    ) -> list[nn.Module]:
-        return [
-            nn.Conv2d(in_channels, channels, 1, bias=False),
-            conv(channels, channels, stride=stride),
-            nn.Conv2d(channels, channels * self.expansion, 1, bias=False),
-        ]
+    def _make_convs(self, in_channels: int, channels: int, stride: int, conv: Callable[..., nn.Module]) -> None:
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.conv2 = conv(channels, channels, stride=stride)
+        self.conv3 = nn.Conv2d(channels, channels * self.expansion, 1, bias=False)
+
+    @property
+    def norm3(self) -> nn.Module:
+        return self._norm(3)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.norm1(self.conv1(x)))
+        out = self.relu(self.norm2(self.conv2(out)))
+        out = self.norm3(self.conv3(out))
+        out += self._shortcut(x)
+        return self.relu(out)
 
 
-class ResNet(BaseModule):
+class ResNet(BaseBackbone):
     """A ResNet with the stride in the 3x3 convolutions, and a layer of this package in their place in some stages.
 
     The base of ``ACmixResNet``, ``XVolutionResNet`` and ``LESAResNet``. Arguments that it shares with MMDetection's
@@ -187,16 +194,18 @@ class ResNet(BaseModule):
             raise ValueError(f'{name} must be a dict without {", ".join(sorted(DECIDED))}, got {layer_args!r}')
         if self.layer_has_norm:
             layer_args = dict(norm_cfg=norm_cfg) | layer_args
-        check_stages(num_stages, out_indices, frozen_stages)
         super().__init__(
-            init_cfg
-            or [
+            num_stages,
+            in_channels,
+            out_indices,
+            frozen_stages,
+            norm_eval,
+            init_cfg=init_cfg,
+            default_init=[
                 dict(type='Kaiming', layer='Conv2d'),
                 dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
-            ]
+            ],
         )
-        self.in_channels = in_channels
-        self.out_indices, self.frozen_stages, self.norm_eval = tuple(out_indices), frozen_stages, norm_eval
         channels = stem_channels
         self._make_stem(in_channels, channels, deep_stem, norm_cfg)
         start_as_shortcut = dict(type='Constant', val=0, override=dict(name='last_norm'))
@@ -222,7 +231,7 @@ class ResNet(BaseModule):
                 channels = width * block_type.expansion
             self.res_layers.append(f'layer{stage + 1}')
             self.add_module(self.res_layers[-1], layer)
-        self._freeze()
+        self.freeze()
 
     def _has_layer(self, stage_with_layer: Sequence[bool], stage: int, block: int) -> bool:
         """Whether a block has the layer."""
@@ -241,10 +250,11 @@ class ResNet(BaseModule):
                     nn.ReLU(inplace=True),
                 ]
             self.stem = Sequential(*layers)
-            self._stem = ['stem']
+            self.conv_norm_pairs, self._stem = [], ['stem']
         else:
             self.conv1 = nn.Conv2d(in_channels, channels, 7, stride=2, padding=3, bias=False)
-            self._stem = ['conv1', _add_norm(self, norm_cfg, channels, 1), 'relu']
+            self.conv_norm_pairs = [('conv1', _add_norm(self, norm_cfg, channels, 1))]
+            self._stem = [*self.conv_norm_pairs[0], 'relu']
             self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
 
@@ -257,7 +267,7 @@ class ResNet(BaseModule):
             TypeError: ``x`` is not a tensor.
             ValueError: It has another shape.
         """
-        check_images(x, self.in_channels)
+        self.check_images(x)
         memory_format = torch.contiguous_format if x.is_contiguous() else torch.channels_last
         x = x.contiguous(memory_format=torch.channels_last)
         for name in self._stem:
@@ -270,31 +280,12 @@ class ResNet(BaseModule):
                 outs.append(contiguous(x, memory_format))
         return tuple(outs)
 
-    def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says.
-
-        Raises:
-            ValueError: Nothing in the checkpoint of a ``Pretrained`` one fits.
-        """
-        check_pretrained(self)
-        super().init_weights()
-
-    def train(self, mode: bool = True) -> 'ResNet':
-        """Switch between training and evaluation; frozen stages and fixed statistics stay as they are."""
-        super().train(mode)
-        self._freeze()
-        if mode and self.norm_eval:
-            fix_statistics(self)
-        return self
-
-    def _freeze(self) -> None:
-        frozen = self._stem if self.frozen_stages >= 0 else []
-        for name in [*frozen, *self.res_layers[: max(self.frozen_stages, 0)]]:
-            getattr(self, name).eval().requires_grad_(False)
+    def frozen(self) -> list[nn.Module]:
+        return [getattr(self, name) for name in [*self._stem, *self.res_layers[: self.frozen_stages]]]
 
 
 def _add_norm(module: nn.Module, norm_cfg: dict, channels: int, index: int) -> str:
-    """Add a normalisation layer under the name that its type has in the hosts' ResNet (``bn1``); that name."""
+    """Add a normalisation under the name that it has in the hosts' ResNet, such as ``bn1``, and return that name."""
     name, norm = build_norm_layer(norm_cfg, channels, postfix=index)
     module.add_module(name, norm)
     return name

@@ -1,21 +1,20 @@
-"""The block that transformer backbones repeat."""
+"""The block of the transformer backbones."""
 
-import torch
-import torch.utils.checkpoint
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmcv.cnn.bricks import DropPath
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from .base import BackboneBlock
 
-class TransformerBlock(BaseModule):
-    """Attention and a two-layer network, each behind a normalisation and beside its shortcut.
+
+class TransformerBlock(BackboneBlock):
+    """Attention and a two-layer network, each with a normalisation before it and a shortcut around it.
 
     Args:
-        attention: From ``(B, H, W, C)`` to the same shape.
+        attention: A module from ``(B, H, W, C)`` to the same shape.
         channels: Channels of the input and the output.
         hidden_channels: Channels inside the two-layer network.
-        drop_path_rate: Probability of leaving out either part for a training image. Default: 0.
+        drop_path_rate: Probability of skipping either part for an image in training. Default: 0.
         drop_rate: Dropout in the two-layer network. Default: 0.
         act_cfg: Activation. Default: ``dict(type='GELU')``.
         norm_cfg: Normalisation. Default: ``dict(type='LN')``.
@@ -33,8 +32,7 @@ class TransformerBlock(BaseModule):
         norm_cfg: dict = dict(type='LN'),
         with_cp: bool = False,
     ) -> None:
-        super().__init__()
-        self.with_cp = with_cp
+        super().__init__(with_cp)
         self.norm1 = build_norm_layer(norm_cfg, channels)[1]
         self.attn = attention
         self.drop_path = DropPath(drop_path_rate)
@@ -47,12 +45,7 @@ class TransformerBlock(BaseModule):
             nn.Dropout(drop_rate),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, H, W, C)`` to ``(B, H, W, C)``."""
-        if self.with_cp and x.requires_grad:
-            return torch.utils.checkpoint.checkpoint(self._forward, x, use_reentrant=False)
-        return self._forward(x)
-
     def _forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, H, W, C)`` to ``(B, H, W, C)``."""
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.ffn(self.norm2(x)))

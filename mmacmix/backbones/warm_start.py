@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from ..checkpoints.keys import without_backbone_prefix
 from ..checkpoints.resnet import CLASSIFIER
+from ..errors import UserError
 from ..layers import ACmix
 from ..ops import feature_projection
 from .acmix_resnet import ACmixResNet
 
 
-def warm_start(
+def refined(
     plain: dict[str, Tensor], converted: dict[str, Tensor], images: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, tuple[float, float]]]:
     """Refine what ``convert(plain, 'resnet')`` gives.
@@ -27,7 +28,7 @@ def warm_start(
         The refined state dict, and what ``refine`` returns.
 
     Raises:
-        ValueError: It is no such state dict, or no depth of ACmix-ResNet has this many blocks.
+        UserError: It is no such state dict, or no depth of ACmix-ResNet has this many blocks.
     """
     plain = {name: tensor for name, tensor in without_backbone_prefix(plain).items() if not name.startswith(CLASSIFIER)}
     arguments = _arguments(plain)
@@ -106,7 +107,7 @@ def _arguments(plain: dict[str, Tensor]) -> dict:
     blocks = tuple(sum(f'layer{stage}.{block}.conv1.weight' in plain for block in range(99)) for stage in range(1, 5))
     depths = {blocks: depth for depth, (_, blocks) in ACmixResNet.arch_settings.items()}
     if blocks not in depths:
-        raise ValueError(f'a ResNet of {blocks} bottlenecks in its stages is none of depth {list(depths.values())}')
+        raise UserError(f'no depth of {list(depths.values())} has {blocks} bottlenecks in its stages')
     norm = next(name.split('.')[2] for name in plain if re.match(r'layer1\.0\.[bgi]n1\.', name))
     return dict(
         depth=depths[blocks],

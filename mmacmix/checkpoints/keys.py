@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
+from ..errors import UserError
+
 
 def rename(
     state_dict: Mapping[str, Tensor], names: Mapping[str, str], source: str, optional: Iterable[str] = ()
@@ -17,7 +19,7 @@ def rename(
         optional: Names that may be missing.
 
     Raises:
-        ValueError: Keys are unknown or missing.
+        UserError: Keys are unknown or missing.
     """
     unknown = sorted(set(state_dict) - set(names))
     missing = sorted(set(names) - set(state_dict) - set(optional))
@@ -25,7 +27,7 @@ def rename(
         parts = [
             f'{what}: {_some(keys)}' for what, keys in (('unknown keys', unknown), ('missing keys', missing)) if keys
         ]
-        raise ValueError(f'not a checkpoint of {source!r}: ' + '; '.join(parts))
+        raise UserError(f'not a checkpoint of {source!r}: ' + '; '.join(parts))
     return {names[name]: tensor for name, tensor in state_dict.items() if names[name]}
 
 

@@ -5,6 +5,7 @@ import re
 
 from torch import Tensor
 
+from ..errors import UserError
 from .keys import leaves, rename, without_backbone_prefix
 from .second_path import add_second_path
 
@@ -25,9 +26,7 @@ def convert_pvt(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         if name.endswith('.position'):
             side = math.isqrt(tensor.shape[1])
             if tensor.shape[1] - side**2 not in (0, 1):
-                raise ValueError(
-                    f"not a checkpoint of 'pvt': {name} is of {tensor.shape[1]} places, which is no square"
-                )
+                raise UserError(f"not a checkpoint of 'pvt': {name} is of {tensor.shape[1]} places, which is no square")
             # The original's last stage has the classifier's token in front.
             converted[name] = tensor[:, -(side**2) :].mT.unflatten(2, (side, side))
         elif '.in_projection.' in name:
@@ -39,7 +38,7 @@ def convert_pvt(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         else:
             converted[name] = tensor
     if 'patch_embeds.0.projection.weight' not in converted:
-        raise ValueError("not a checkpoint of 'pvt': no stage inside")
+        raise UserError("not a checkpoint of 'pvt': no stage inside")
     # All heads are as wide as the first stage, which has one.
     head_dim = len(converted['patch_embeds.0.projection.weight'])
     biases = {name: len(tensor) for name, tensor in converted.items() if name.endswith('.attn.proj.bias')}

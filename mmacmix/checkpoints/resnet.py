@@ -15,6 +15,7 @@ import re
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from ..ops import feature_projection, merged_kernels
 from .keys import rename, without_backbone_prefix
 
@@ -35,7 +36,7 @@ def convert_resnet(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in rename(state_dict, names, 'resnet', optional).items():
         if re.fullmatch(_REPLACED, name):
             if tensor.shape[0] != tensor.shape[1] or tensor.shape[2:] != (3, 3):
-                raise ValueError(
+                raise UserError(
                     f"not a checkpoint of 'resnet': {name} is no plain 3x3 convolution but {tuple(tensor.shape)}"
                 )
             layer = name.removesuffix('weight')
@@ -49,7 +50,7 @@ def _names(state_dict: dict[str, Tensor]) -> tuple[dict[str, str], list[str]]:
     """Names of a bottleneck ResNet with the blocks that are there, and those of them that may be missing."""
     blocks = {found[0] for name in state_dict if (found := re.match(r'layer\d\.\d+\.', name))}
     if not blocks:
-        raise ValueError("not a checkpoint of 'resnet': no bottleneck inside")
+        raise UserError("not a checkpoint of 'resnet': no bottleneck inside")
     kinds = {found[1] for name in state_dict if (found := re.match(r'layer\d\.\d+\.(bn|in|gn)1\.', name))}
     norm = min(kinds, default='bn')  # OpenMMLab names a normalisation by its type
     convs = [f'{block}conv{index}' for block in blocks for index in (1, 2, 3)]

@@ -1,3 +1,7 @@
+from ..versions import check_openmmlab
+
+check_openmmlab()
+
 from .annotations import checked_annotations
 from .items import checked_items
 from .maps import check_maps

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..errors import UserError
+
 SHAPES = ('disc', 'square', 'triangle')
 TEXTURES = ('plain', 'striped')
 CLASSES = tuple(f'{texture} {shape}' for shape in SHAPES for texture in TEXTURES)
@@ -91,13 +93,13 @@ def write_shapes(root: str | Path, train: int = 2000, val: int = 200, size: int 
         The number of objects of each split.
 
     Raises:
-        ValueError: A number is out of range.
+        UserError: A number is out of range.
     """
     from PIL import Image
 
     for name, number, least in (('train', train, 1), ('val', val, 1), ('size', size, 64), ('seed', seed, 0)):
         if not isinstance(number, int) or number < least:
-            raise ValueError(f'{name} must be an integer of at least {least}, got {number!r}')
+            raise UserError(f'{name} must be an integer of at least {least}, got {number!r}')
     root = Path(root)
     objects = {}
     for split_index, (split, count) in enumerate((('train', train), ('val', val))):

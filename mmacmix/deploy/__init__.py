@@ -1,5 +1,3 @@
-from .fuse import fuse
-from .fused_acmix import FusedACmix
-from .fused_xvolution import FusedXVolution
+from .fusion import fuse
 
-__all__ = ['FusedACmix', 'FusedXVolution', 'fuse']
+__all__ = ['fuse']

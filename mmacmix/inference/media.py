@@ -10,12 +10,14 @@ import mmcv
 import numpy as np
 from PIL import Image
 
+from ..errors import UserError
+
 IMAGES = ('.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp', '.ppm', '.pgm')
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v', '.mpg', '.mpeg')
 
 
-class MediumError(ValueError):
-    """A file can't be read or written."""
+class MediumError(UserError):
+    """An image or video cannot be read or written."""
 
 
 class Medium(NamedTuple):
@@ -54,7 +56,7 @@ def find_media(inputs: Sequence[str], without: Path | None = None) -> list[Mediu
         without: A folder inside of these that is passed over, the one that is written to. Default: none.
 
     Raises:
-        ValueError: An input stands for nothing.
+        UserError: An input stands for nothing.
     """
     media: dict[Path, Medium] = {}
     names: set[str] = set()
@@ -64,7 +66,7 @@ def find_media(inputs: Sequence[str], without: Path | None = None) -> list[Mediu
             found = [item for item in found if not item[0].resolve().is_relative_to(without.resolve())]
         if not found:
             what = 'holds no image or video' if Path(given).is_dir() else 'is not there'
-            raise ValueError(f'{given} {what}')
+            raise UserError(f'{given} {what}')
         for path, name in found:
             if path.resolve() not in media:
                 unique = next(each for each in _names(path, name) if each not in names)

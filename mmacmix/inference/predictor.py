@@ -13,22 +13,22 @@ from mmengine.registry import DATASETS, VISUALIZERS, Registry
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
+from ..checkpoints import load_checkpoint, state_dict_of
+from ..checkpoints.io import check_fit
 from ..datasets import innermost
 from ..deploy import fuse
-from ..environment import load_checkpoint, state_dict_of
 from ..errors import UserError
 from ..reporting.attention_maps import observed_attention
 from ..reporting.colors import colors_of_classes
 from ..reporting.legend import add_legend
-from ..runner import check_checkpoint
-from ..running import build_model
+from .model import build_model
 
 
 class Predictor:
     """A detector or a segmentor with the weights of a checkpoint.
 
     Args:
-        cfg: Its config, as ``mmacmix.running.load_config`` returns it.
+        cfg: Its config, as ``mmacmix.cli.load_config`` returns it.
         checkpoint: The checkpoint.
         device: A torch device. Default: ``'cpu'``.
         fused: Merge layers for speed, see ``mmacmix.deploy.fuse``. Default: False.
@@ -43,17 +43,16 @@ class Predictor:
         if not cfg.get('test_dataloader'):
             raise UserError(f'{cfg.filename} has no test_dataloader, which says what images go through')
         model = revert_sync_batchnorm(build_model(cfg))
-        check_checkpoint(checkpoint, model)
         saved = load_checkpoint(checkpoint)
-        model.load_state_dict(state_dict_of(saved, checkpoint))
+        state_dict = state_dict_of(saved, checkpoint)
+        check_fit(state_dict, model, checkpoint)
+        model.load_state_dict(state_dict)
         model.eval()
         try:
             self.model = (fuse(model) if fused else model).to(device)
         except (AssertionError, RuntimeError) as error:  # torch has it not, or knows no such name
             raise UserError(f'device {device}: {str(error).splitlines()[0]}') from error
-        except ValueError as error:
-            raise UserError(f'{cfg.filename} cannot be fused: {error}') from error
-        dataset = innermost(cfg.test_dataloader.dataset)
+        dataset = next(innermost(cfg.test_dataloader.dataset))
         #: ``classes`` and ``palette``: those of the data set that the network was trained on, where that is known.
         self.dataset_meta = {
             **_class_of(DATASETS, dataset.type).METAINFO,

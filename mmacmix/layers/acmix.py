@@ -1,32 +1,31 @@
 """ACmix: self-attention and convolution in one layer (arXiv 2111.14556)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from mmengine.registry import MODELS
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops import (
     BACKENDS,
-    check_choice,
+    ceil_div,
     check_integers,
-    check_multiple,
     check_window,
     contiguous,
+    coordinate_map,
     neighborhood_attention,
-    reflect,
-    window_positions,
 )
+from .arguments import check_choice, check_multiple
 from .conv_signature import ConvSignature
-from .mixing_layer import MultiplyAdds
+from .fused_acmix import FusedACmix
+from .mixing_layer import Macs
 from .shift_conv import ShiftConv
 from .two_paths import TwoPaths
 
 
-@MODELS.register_module()
 class ACmix(ConvSignature, TwoPaths):
-    """Stands wherever a ``k x k`` convolution stands, and has a convolution's signature.
+    """A replacement for a ``k x k`` convolution, with its signature.
 
     Three 1x1 convolutions give query, key and value (stage I, section 4.1). Two paths use them (stage II): attention
     to the ``attention_kernel_size`` x ``attention_kernel_size`` neighbours, and a convolution made of shifts. The
@@ -43,15 +42,14 @@ class ACmix(ConvSignature, TwoPaths):
         stride: Output pixels are ``stride`` input pixels apart. Default: 1.
         padding: Only ``dilation * (kernel_size // 2)``, which keeps the size; None stands for it. Default: None.
         dilation: Spacing of the kernel's taps and of the window's keys. Default: 1.
-        groups: Only 1; the argument is there for the signature. Default: 1.
-        bias: Add a learned bias to the output. The projections always have theirs. Default: False.
+        groups: Only 1; part of a convolution's signature. Default: 1.
+        bias: Add a learned bias to the output. The projections always have one. Default: False.
         num_heads: Heads of the attention path. Default: 4.
         attention_kernel_size: Side of the attention window, odd. Default: 7.
         backend: Backend of ``mmacmix.ops.neighborhood_attention``. Default: ``'auto'``.
         rates: Rates of attention and convolution, see ``mmacmix.layers.TwoPaths``. Default: ``(0.5, 0.5)``.
-        learn_rates: Learn the rates; else a path of rate 0 is left out. Default: True.
+        learn_rates: Learn the rates; if not, a path with rate 0 is left out. Default: True.
         shift_form: Kernels of the convolution path, see ``mmacmix.layers.ShiftConv``. Default: ``'group'``.
-        init_cfg: MMEngine initialisation. Default: None.
 
     Raises:
         ValueError: A size is out of range, or two of them do not fit together.
@@ -73,9 +71,8 @@ class ACmix(ConvSignature, TwoPaths):
         rates: Sequence[float] = (0.5, 0.5),
         learn_rates: bool = True,
         shift_form: str = 'group',
-        init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(rates, learn_rates, init_cfg)
+        super().__init__(rates, learn_rates)
         self.set_signature(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
         self.check_groups()
         check_window(attention_kernel_size, name='attention_kernel_size')
@@ -104,8 +101,8 @@ class ACmix(ConvSignature, TwoPaths):
             ValueError: It has another shape.
         """
         self.check_input(x)
-        # Both paths read whole pixels. Behind, other people's operators may take NCHW memory for granted (mmcv's
-        # RoIAlign reads a channels_last map as if it were NCHW), so the output gets the input's format back.
+        # Both paths read whole pixels. Later operators may rely on NCHW memory (mmcv's RoIAlign reads a channels_last
+        # map as if it were NCHW), so the output gets the input's memory format back.
         memory_format = torch.contiguous_format if x.is_contiguous() else torch.channels_last
         x = x.contiguous(memory_format=torch.channels_last)
         out = 0
@@ -118,16 +115,16 @@ class ACmix(ConvSignature, TwoPaths):
         return contiguous(out, memory_format)
 
     def _attention(self, x: Tensor) -> Tensor:
-        # The weights of a window add up to 1, so a factor of the values is one of the output, and is cheaper.
+        # The weights of a window sum to 1, so scaling the values scales the output, and is cheaper.
         value = F.conv2d(x, self.attention_rate * self.value.weight, self.attention_rate * self.value.bias)
         value = value.unflatten(1, (self.num_heads, -1))
         return self.attend(*self._query_and_key(x), value).flatten(1, 2)  # channel h * head_dim + d
 
     def _query_and_key(self, x: Tensor) -> tuple[Tensor, Tensor]:
         query, key = (each.unflatten(1, (self.num_heads, -1)) for each in (self.query(x), self.key(x)))
-        # The logits are query_i . (key_j + position_i - position_j); position_i is the same for all j of a window
-        # and the softmax cancels it (the bias of the position convolution goes the same way).
-        return query, key - self.position(coordinates(x))[:, None]
+        # The logits are query_i . (key_j + position_i - position_j). position_i is the same for all j of a window, so
+        # the softmax cancels it, and with it the bias of the position convolution.
+        return query, key - self.position(coordinate_map(x))[:, None]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """The layer's ``mmacmix.ops.neighborhood_attention``."""
@@ -145,44 +142,27 @@ class ACmix(ConvSignature, TwoPaths):
         weight = torch.cat([projection.weight for projection in projections]).flatten(1)
         return weight, torch.cat([projection.bias for projection in projections])
 
-    def attention_map(self, x: Tensor, place: tuple[float, float]) -> Tensor:
+    def attention_of(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         query, key = self._query_and_key(x)
-        row, column = (int(share * side) for share, side in zip(place, query.shape[3:], strict=True))
-        rows, columns = (
-            reflect(window_positions(at + 1, self.attention_kernel_size, self.stride[0], self.dilation[0])[at], side)
-            for at, side in zip((row, column), x.shape[2:], strict=True)
-        )
-        seen = key[0][..., rows, :][..., columns].flatten(2)  # (heads, d, k^2)
-        weights = torch.einsum('hd,hdk->hk', query[0, :, :, row, column], seen) * query.shape[2] ** -0.5
-        # A pixel that the border mirrors is seen more than once.
-        places = (rows[:, None] * x.shape[3] + columns).flatten().to(x.device)
-        whole = weights.new_zeros(self.num_heads, x.shape[2] * x.shape[3])
-        return whole.index_add(1, places, weights.softmax(-1)).unflatten(1, x.shape[2:])
+        return key, lambda value: self.attend(query, key, value)
 
-    def multiply_adds(self, shape: Sequence[int]) -> MultiplyAdds:
+    def fuse(self, norm: _BatchNorm | None = None) -> FusedACmix:
+        return FusedACmix(self, norm)
+
+    def macs(self, shape: Sequence[int]) -> Macs:
         batch, _, height, width = shape
         pixels, stride = batch * height * width, self.stride[0]
-        queries = batch * -(-height // stride) * -(-width // stride)
-        # The operator projects everywhere, as published; here a strided one leaves out queries that nobody reads.
+        queries = batch * ceil_div(height, stride) * ceil_div(width, stride)
+        # As published, projections are computed at every pixel; this layer leaves out queries that no output needs.
         projections = 3 * self.in_channels * self.out_channels * pixels
         attention = convolution = 0
         if self.has_attention:
             attention = 2 * self.attention_kernel_size**2 * self.out_channels * queries
             attention += self.position.weight.numel() * height * width
         if self.has_convolution:
-            convolution = self.shift_conv.multiply_adds(pixels, queries)
-        return MultiplyAdds(projections, attention, convolution)
+            convolution = self.shift_conv.macs(pixels, queries)
+        return Macs(projections, attention, convolution)
 
     def extra_repr(self) -> str:
         heads = f'num_heads={self.num_heads}, attention_kernel_size={self.attention_kernel_size}'
         return f'{super().extra_repr()}, {heads}'
-
-
-def coordinates(x: Tensor) -> Tensor:
-    """A map of each pixel's place, -1 to 1 from border to border: ``(1, 2, H, W)``, x first."""
-    height, width = x.shape[2:]
-    precise = torch.promote_types(x.dtype, torch.float32)
-    # torch.linspace(-1, 1, side), but of a side that an exporter leaves open.
-    ys, xs = (torch.arange(side, dtype=precise, device=x.device) for side in (height, width))
-    ys, xs = (places * (2 / places[-1:].clamp(min=1)) - 1 for places in (ys, xs))
-    return torch.stack((xs.expand(height, width), ys[:, None].expand(height, width)))[None].to(x.dtype)

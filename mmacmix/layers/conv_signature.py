@@ -1,4 +1,4 @@
-"""How a layer stands where a convolution stands."""
+"""Layers that can replace a convolution."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,9 @@ from ..ops import check_integers, check_window
 
 
 class ConvSignature:
-    """The attributes of a square ``torch.nn.Conv2d`` that keeps the size of its input, but for the stride."""
+    """The attributes of a square ``torch.nn.Conv2d`` whose padding keeps the size of the map, divided by the stride."""
 
-    transposed = False  # what mmcv's ConvModule asks a convolution
+    transposed = False  # mmcv's ConvModule reads these two
     output_padding = 0
 
     def set_signature(
@@ -23,7 +23,7 @@ class ConvSignature:
         dilation: int | Sequence[int],
         groups: int,
     ) -> None:
-        """Check a convolution's arguments, and set the attributes that it has.
+        """Check a convolution's arguments and set its attributes.
 
         Raises:
             ValueError: A size is out of range, or the padding would change the size of the map.
@@ -45,7 +45,7 @@ class ConvSignature:
         self.padding = (same, same)
 
     def _square(self, name: str, value: int | Sequence[int]) -> int:
-        """The one number of an int or of a pair of equal ints."""
+        """The number given as one int or as a pair of equal ints."""
         if not isinstance(value, Sequence):
             return value
         if isinstance(value, str) or len(value) != 2 or value[0] != value[1]:
@@ -55,16 +55,16 @@ class ConvSignature:
         return value[0]
 
     def check_groups(self) -> None:
-        """Check that there is one group.
+        """Check that ``groups`` is 1.
 
         Raises:
-            ValueError: There are more.
+            ValueError: It is not.
         """
         if self.groups != 1:
             raise ValueError(f'{type(self).__name__} has no groups: groups must be 1, got {self.groups!r}')
 
     def check_input(self, x: Tensor) -> None:
-        """Check what ``forward`` is given.
+        """Check the input of ``forward``.
 
         Raises:
             TypeError: It is not a tensor.

@@ -1,36 +1,33 @@
 """LESA: locally enhanced self-attention (arXiv 2107.05637)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import build_norm_layer
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..ops import (
-    attention_logits,
     check_integers,
-    check_multiple,
     content_statistics,
-    global_attention,
     position_logits,
     position_statistics,
+    relative_attention,
     relative_positions,
 )
+from .arguments import check_multiple
 from .conv_signature import ConvSignature
-from .mixing_layer import MixingLayer, MultiplyAdds
+from .mixing_layer import Macs, MixingLayer
+from .normalization import build_norm
 
 
-@MODELS.register_module()
 class LESA(ConvSignature, MixingLayer):
-    """Stands wherever a ``k x k`` convolution stands, and has a convolution's signature.
+    """A replacement for a ``k x k`` convolution, with its signature.
 
-    ``unary + gate * binary``: a convolution; self-attention of all pixels to all; and a gate that a small network opens
-    for each number of each pixel, from both terms.
+    ``unary + gate * binary``: a convolution, self-attention of all pixels to all pixels, and a gate that a small
+    network computes from both terms for each channel of each pixel.
 
-    A reconstruction from the paper's description. Positions are relative, as the published detection network has them,
-    and resized to the map, where that one takes a single square size.
+    A reconstruction from the paper's description. Positions are relative, as in the published detection network, which
+    takes square maps of one size; here they are resized to the map.
 
     Usable as ``conv_cfg=dict(type='LESA')`` wherever MMCV's layers take one, and as ``dcn=dict(type='LESA')`` in the
     ResNet of MMDetection and MMSegmentation.
@@ -42,13 +39,13 @@ class LESA(ConvSignature, MixingLayer):
         stride: The output is averaged over squares of ``stride`` pixels. Default: 1.
         padding: Only ``dilation * (kernel_size // 2)``, which keeps the size; None stands for it. Default: None.
         dilation: Spacing of the kernel's taps. Default: 1.
-        groups: Only 1; the argument is there for the signature. Default: 1.
+        groups: Only 1; part of a convolution's signature. Default: 1.
         bias: Add a learned bias to the output. Default: False.
         num_heads: Heads of the binary term, and groups of the unary term's convolution. Default: 8.
-        position_size: Side of the map whose relative positions are learned; for others they are interpolated.
+        position_size: Side of the map whose relative positions are learned; for other maps they are interpolated.
             Default: 14.
-        norm_cfg: Normalisation, but of the logits, which is always that of the batch. Default: ``dict(type='BN')``.
-        init_cfg: MMEngine initialisation. Default: None.
+        norm_cfg: Normalisation, see ``mmacmix.layers.normalization.build_norm``; the logits always have batch
+            normalisation. Default: ``dict(type='BN')``.
 
     Raises:
         ValueError: A size is out of range, or two of them do not fit together.
@@ -70,9 +67,8 @@ class LESA(ConvSignature, MixingLayer):
         num_heads: int = 8,
         position_size: int = 14,
         norm_cfg: dict = dict(type='BN'),
-        init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__()
         self.set_signature(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
         self.check_groups()
         check_integers(num_heads=num_heads, position_size=position_size)
@@ -80,9 +76,6 @@ class LESA(ConvSignature, MixingLayer):
         check_multiple('2 * num_heads', 2 * num_heads, out_channels=out_channels)
         self.num_heads = num_heads
         width = out_channels // (2 * num_heads)  # of a head's query and key; values have twice as much
-
-        def norm(channels: int) -> nn.Module:
-            return build_norm_layer(norm_cfg, channels)[1]
 
         self.unary = nn.Sequential(
             nn.Conv2d(
@@ -95,23 +88,25 @@ class LESA(ConvSignature, MixingLayer):
                 bias=False,
             ),
             nn.Conv2d(out_channels, out_channels, 1, bias=False),
-            norm(out_channels),
+            build_norm(norm_cfg, out_channels),
         )
-        self.projection = nn.Sequential(nn.Conv2d(in_channels, 2 * out_channels, 1, bias=False), norm(2 * out_channels))
+        self.projection = nn.Sequential(
+            nn.Conv2d(in_channels, 2 * out_channels, 1, bias=False), build_norm(norm_cfg, 2 * out_channels)
+        )
         self.row_positions, self.column_positions = (
             nn.Parameter(torch.randn(width, 2 * position_size - 1) * width**-0.5) for _ in range(2)
         )
-        # Of content and of position, a head each. The softmax cancels what is added to all logits: there is no bias.
+        # The logits of content and of position, one channel per head. The softmax would cancel a bias.
         self.logits_norm = nn.BatchNorm2d(2 * num_heads)
         self.logits_norm.register_parameter('bias', None)
-        self.binary_norm = norm(out_channels)
+        self.binary_norm = build_norm(norm_cfg, out_channels)
         self.gate = nn.Sequential(
             nn.ReLU(),
             nn.Conv2d(2 * out_channels, out_channels, 1, bias=False),
-            norm(out_channels),
+            build_norm(norm_cfg, out_channels),
             nn.ReLU(inplace=True),
             nn.Conv2d(out_channels, out_channels, 1, bias=False),
-            norm(out_channels),
+            build_norm(norm_cfg, out_channels),
             nn.Sigmoid(),
         )
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
@@ -142,10 +137,10 @@ class LESA(ConvSignature, MixingLayer):
         return F.avg_pool2d(out, self.stride, ceil_mode=True)
 
     def _attention(self, x: Tensor) -> Tensor:
-        return global_attention(*self._project(x)).flatten(1, 2)  # head by head
+        return relative_attention(*self._project(x)).flatten(1, 2)  # channel h * head_dim + d
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Query, key, value, and the logits of rows and columns, with the logits' normalisation in query and logits."""
+        """Query, key, value, and the logits of rows and columns, with the logits' normalisation merged into them."""
         projected = self.projection(x).unflatten(1, (self.num_heads, -1))
         width = len(self.row_positions)
         query, key, value = projected.split((width, width, 2 * width), 2)
@@ -160,7 +155,7 @@ class LESA(ConvSignature, MixingLayer):
         return query * of_content, key, value, rows * of_position, columns * of_position
 
     def _logit_factors(self, query: Tensor, key: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """What batch normalisation multiplies the logits' two terms with, a number a head."""
+        """The factors per head by which batch normalisation scales the content and the position term of the logits."""
         norm = self.logits_norm
         variance = norm.running_var
         if norm.training and len(query):
@@ -172,14 +167,11 @@ class LESA(ConvSignature, MixingLayer):
             _update(norm, mean.detach(), variance.detach(), number=len(query) * query.shape[3:].numel() ** 2)
         return ((variance + norm.eps).rsqrt() * norm.weight).chunk(2)
 
-    def attention_map(self, x: Tensor, place: tuple[float, float]) -> Tensor:
-        query, key, _, rows, columns = self._project(x[:1])
-        places = (int(share * side) for share, side in zip(place, x.shape[2:], strict=True))
-        row, column = (slice(at, at + 1) for at in places)
-        seen = attention_logits(query[..., row, column], key, rows[:, :, row, column], columns[:, :, row, column])
-        return seen[0, :, 0].softmax(-1).unflatten(1, x.shape[2:])
+    def attention_of(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        query, key, value, rows, columns = self._project(x)
+        return value, lambda value: relative_attention(query, key, value, rows, columns)
 
-    def multiply_adds(self, shape: Sequence[int]) -> MultiplyAdds:
+    def macs(self, shape: Sequence[int]) -> Macs:
         batch, _, height, width = shape
         pixels = height * width
         channels = self.out_channels
@@ -187,9 +179,9 @@ class LESA(ConvSignature, MixingLayer):
             name: sum(module.weight.numel() for module in getattr(self, name) if isinstance(module, nn.Conv2d))
             for name in ('projection', 'unary', 'gate')
         }
-        of_logits = channels // 2 * (pixels + height + width)  # of a pixel's query with all keys, rows, and columns
-        attention = of_logits + channels * pixels + weights['gate']
-        return MultiplyAdds(*(batch * pixels * part for part in (weights['projection'], attention, weights['unary'])))
+        logits = channels // 2 * (pixels + height + width)  # of one query with all keys, rows and columns
+        attention = logits + channels * pixels + weights['gate']
+        return Macs(*(batch * pixels * part for part in (weights['projection'], attention, weights['unary'])))
 
     def extra_repr(self) -> str:
         return f'{super().extra_repr()}, num_heads={self.num_heads}'
@@ -197,7 +189,7 @@ class LESA(ConvSignature, MixingLayer):
 
 @torch.no_grad()
 def _update(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor, number: int) -> None:
-    """Running statistics, as batch normalisation keeps them."""
+    """Update the running statistics as batch normalisation does."""
     norm.num_batches_tracked += 1
     share = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
     norm.running_mean.lerp_(mean.to(norm.running_mean), share)

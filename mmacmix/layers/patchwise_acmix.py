@@ -1,13 +1,14 @@
 """SAN's patchwise self-attention with ACmix's second path (arXiv 2111.14556, table 2; SAN: arXiv 2004.13621)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
-from ..ops import aggregate, check_integers, check_multiple, check_window, windows
-from .mixing_layer import MultiplyAdds
+from ..ops import aggregate, check_integers, check_window, windows
+from .arguments import check_multiple
+from .mixing_layer import Macs
+from .normalization import build_norm
 from .shift_conv import ShiftConv
 from .two_paths import TwoPaths
 
@@ -16,22 +17,23 @@ class PatchwiseACmix(TwoPaths):
     """Attention whose weights a small network computes from the whole patch, plus a 3x3 convolution.
 
     Patchwise self-attention has no softmax: a network of two layers maps a pixel's query and the keys of its window
-    to the weights of its window, and ``share`` channels have the same ones. Borders are reflected.
+    to the weights of that window, which ``share`` channels have in common. Borders are reflected.
 
-    A reconstruction: no code of ACmix-SAN was published. Query and key have a quarter of the value's channels; in the
-    convolution path, each index of ``head_dim`` mixes one value of the query, one of the key and ``num_heads`` of the
-    value, without projections of its own.
+    A reconstruction: no code of ACmix-SAN was published. Query and key have a quarter of the value's channels. In the
+    convolution path each index of ``head_dim`` mixes one channel of the query, one of the key and ``num_heads`` of the
+    value; it has no projections of its own.
 
     Args:
         in_channels: Channels of the input.
         channels: Channels of the output, a multiple of ``num_heads`` and of ``share``; query and key have
             ``channels / num_heads``.
         attention_kernel_size: Side of the attention window, odd. Default: 7.
-        num_heads: Values that one key stands beside in the convolution path. Default: 4.
-        share: Channels that share a weight. Default: 8.
-        norm_cfg: Normalisation inside the network of the weights. Default: ``dict(type='BN')``.
+        num_heads: Channels of the value per channel of the key in the convolution path. Default: 4.
+        share: Channels that share an attention weight. Default: 8.
+        norm_cfg: Normalisation inside the network that computes the weights, see
+            ``mmacmix.layers.normalization.build_norm``. Default: ``dict(type='BN')``.
         rates: Rates of attention and convolution, see ``mmacmix.layers.TwoPaths``. Default: ``(0.5, 0.5)``.
-        learn_rates: Learn the rates; else a path of rate 0 is left out. Default: True.
+        learn_rates: Learn the rates; if not, a path with rate 0 is left out. Default: True.
         shift_form: Kernels of the convolution path, see ``mmacmix.layers.ShiftConv``. Default: ``'group'``.
 
     Raises:
@@ -63,10 +65,10 @@ class PatchwiseACmix(TwoPaths):
         if self.has_attention:
             seen = head_dim * (places + 1)
             self.weights = nn.Sequential(
-                build_norm_layer(norm_cfg, seen)[1],
+                build_norm(norm_cfg, seen),
                 nn.ReLU(inplace=True),
                 nn.Conv2d(seen, groups, 1, bias=False),
-                build_norm_layer(norm_cfg, groups)[1],
+                build_norm(norm_cfg, groups),
                 nn.ReLU(inplace=True),
                 nn.Conv2d(groups, groups * places, 1),
             )
@@ -78,22 +80,19 @@ class PatchwiseACmix(TwoPaths):
         query, key, value = self.query(x), self.key(x), self.value(x)
         out = 0
         if self.has_attention:
-            # A rate of the values is one of their weighted sum, which could be too large for float16 without it.
+            # Scaling the values scales their weighted sum, which could otherwise overflow float16.
             out = self._attention(query, key, self.attention_rate * value)
         if self.has_convolution:
             out = out + self.conv_rate * self.shift_conv.of_projections(torch.cat((query, key, value), 1))
         return out
 
-    def attention_map(self, x: Tensor, place: tuple[float, float]) -> Tensor:
-        height, width = x.shape[2:]
-        row, column = (int(share * side) for share, side in zip(place, (height, width), strict=True))
-        weights = self._weights(self.query(x[:1]), self.key(x[:1]))[0, :, :, row, column]
-        numbers = torch.arange(height * width, device=x.device).view(1, 1, height, width)  # of pixels
-        places = torch.stack([seen[0, 0, row, column] for seen in windows(numbers, self.attention_kernel_size)])
-        whole = weights.new_zeros(len(weights), height * width)
-        return whole.index_add(1, places, weights).unflatten(1, (height, width))
+    def attention_of(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """Groups of channels that share their weights take the place of heads."""
+        weights = self._weights(self.query(x), self.key(x))
+        values = weights.new_zeros(len(x), weights.shape[1], 1, *x.shape[2:])
+        return values, lambda value: aggregate(value[:, :, 0], weights, self.attention_kernel_size)[:, :, None]
 
-    def multiply_adds(self, shape: Sequence[int]) -> MultiplyAdds:
+    def macs(self, shape: Sequence[int]) -> Macs:
         pixels = shape[0] * shape[2] * shape[3]
         projections = sum(getattr(self, name).weight.numel() for name in self.projections)
         attention = convolution = 0
@@ -101,8 +100,8 @@ class PatchwiseACmix(TwoPaths):
             network = sum(module.weight.numel() for module in self.weights if isinstance(module, nn.Conv2d))
             attention = network + self.attention_kernel_size**2 * self.value.out_channels
         if self.has_convolution:
-            convolution = self.shift_conv.multiply_adds(1, 1)
-        return MultiplyAdds(*(pixels * part for part in (projections, attention, convolution)))
+            convolution = self.shift_conv.macs(1, 1)
+        return Macs(*(pixels * part for part in (projections, attention, convolution)))
 
     def _attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return aggregate(value, self._weights(query, key), self.attention_kernel_size)
@@ -110,6 +109,6 @@ class PatchwiseACmix(TwoPaths):
     def _weights(self, query: Tensor, key: Tensor) -> Tensor:
         """``(B, groups, k^2, H, W)``."""
         side = self.attention_kernel_size
-        # The layout of nn.Unfold: a channel's places side by side.
+        # The layout of nn.Unfold: all window positions of a channel side by side.
         patch = torch.stack(windows(key, side), 2).flatten(1, 2)
         return self.weights(torch.cat((query, patch), 1)).unflatten(1, (-1, side**2))

@@ -1,20 +1,13 @@
-"""The weights of ACmix's convolution path."""
+"""ACmix's convolution path."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import (
-    check_choice,
-    dense_shift_conv,
-    feature_projection,
-    merged_kernels,
-    mix,
-    shift_conv,
-    shift_kernels,
-)
+from ..ops import dense_shift_conv, feature_projection, merged_kernels, mix, shift_and_sum, shift_kernels
+from .arguments import check_choice
 
-#: How many multiply-adds of a plain convolution take as long as one of a group convolution with so few channels.
+#: Time of one multiply-add of a group convolution with few channels, relative to one of a dense convolution.
 GROUPED = 8
 
 
@@ -102,13 +95,13 @@ class ShiftConv(nn.Module):
         """Apply the path to query, key and value that are there already: ``(B, inputs * head_dim, H, W)``."""
         return self._shift(mix(projections, self.mixing, self.mixing_bias), self.weight)
 
-    def multiply_adds(self, pixels: int, outputs: int) -> int:
+    def macs(self, pixels: int, outputs: int) -> int:
         """Those of the fully connected layer on ``pixels`` and of the shifts on ``outputs`` pixels."""
         head_dim = self.weight.shape[0] * self.sharing_heads // self.num_heads
         return self.mixing.numel() * head_dim * pixels + self.weight.numel() * outputs
 
     def _shift(self, features: Tensor, kernels: Tensor) -> Tensor:
-        return self._of_all_heads(shift_conv(features, kernels, self.stride, self.dilation))
+        return self._of_all_heads(shift_and_sum(features, kernels, self.stride, self.dilation))
 
     def _of_all_heads(self, out: Tensor) -> Tensor:
         """An output that heads share, for each of them."""

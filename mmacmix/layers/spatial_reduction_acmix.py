@@ -1,38 +1,39 @@
 """PVT's spatial-reduction attention with ACmix's second path (arXiv 2111.14556, table 2; PVT: arXiv 2102.12122)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
-from ..ops import check_integers, check_multiple, check_probabilities
-from .mixing_layer import MultiplyAdds
+from ..ops import check_integers
+from .arguments import check_multiple, check_probabilities
+from .mixing_layer import Macs
+from .normalization import build_norm
 from .shift_conv import ShiftConv
 from .two_paths import TwoPaths
 
 
 class SpatialReductionACmix(TwoPaths):
-    """Attention of every pixel to a map reduced by ``reduction``, plus a 3x3 convolution of the same projections.
+    """Attention of every pixel to a map reduced by ``sr_ratio``, plus a 3x3 convolution of the same projections.
 
     The output is ``attention_rate * proj(attention) + conv_rate * convolution``. With rates 1 and 0 it is plain PVT.
 
     A reconstruction: no code of ACmix-PVT was published. The convolution path runs at full resolution; key and value
-    of the reduced map are brought up to it bilinearly, without projections of their own, which is what the published
-    sizes allow for. As in ACmix-Swin, the fully connected layer has a bias, and the projection behind the heads is
-    the attention path's alone.
+    of the reduced map are upsampled bilinearly instead of projected once more, as the published sizes imply. As in
+    ACmix-Swin, the fully connected layer has a bias, and only the attention path has the output projection ``proj``.
 
     Args:
         channels: Channels of the input and the output, a multiple of ``num_heads``.
         num_heads: Attention heads.
-        reduction: Side in pixels of the patches that one key and one value stand for. Default: 1.
+        sr_ratio: Spatial reduction: side in pixels of the patches that share one key and one value. Default: 1.
         qkv_bias: Bias of the projections to query, key and value. Default: True.
         attn_drop_rate: Dropout of the attention weights. Default: 0.
         drop_rate: Dropout of the output. Default: 0.
-        norm_cfg: Normalisation of the reduced map. Default: ``dict(type='LN', eps=1e-6)``.
+        norm_cfg: Normalisation of the reduced map, see ``mmacmix.layers.normalization.build_norm``.
+            Default: ``dict(type='LN', eps=1e-6)``.
         rates: Rates of attention and convolution, see ``mmacmix.layers.TwoPaths``. Default: ``(0.5, 0.5)``.
-        learn_rates: Learn the rates; else a path of rate 0 is left out. Default: True.
+        learn_rates: Learn the rates; if not, a path with rate 0 is left out. Default: True.
         shift_form: Kernels of the convolution path, see ``mmacmix.layers.ShiftConv``. Default: ``'group'``.
 
     Raises:
@@ -45,7 +46,7 @@ class SpatialReductionACmix(TwoPaths):
         self,
         channels: int,
         num_heads: int,
-        reduction: int = 1,
+        sr_ratio: int = 1,
         qkv_bias: bool = True,
         attn_drop_rate: float = 0.0,
         drop_rate: float = 0.0,
@@ -55,15 +56,15 @@ class SpatialReductionACmix(TwoPaths):
         shift_form: str = 'group',
     ) -> None:
         super().__init__(rates, learn_rates)
-        check_integers(channels=channels, num_heads=num_heads, reduction=reduction)
+        check_integers(channels=channels, num_heads=num_heads, sr_ratio=sr_ratio)
         check_multiple('num_heads', num_heads, channels=channels)
         check_probabilities(attn_drop_rate=attn_drop_rate, drop_rate=drop_rate)
-        self.num_heads, self.reduction, self.attn_drop_rate = num_heads, reduction, attn_drop_rate
+        self.num_heads, self.sr_ratio, self.attn_drop_rate = num_heads, sr_ratio, attn_drop_rate
         self.query = nn.Linear(channels, channels, bias=qkv_bias)
         self.key_value = nn.Linear(channels, 2 * channels, bias=qkv_bias)
-        if reduction > 1:
-            self.reduce = nn.Conv2d(channels, channels, reduction, reduction)
-            self.norm = build_norm_layer(norm_cfg, channels)[1]
+        if sr_ratio > 1:
+            self.reduce = nn.Conv2d(channels, channels, sr_ratio, sr_ratio)
+            self.norm = build_norm(norm_cfg, channels)
         if self.has_attention:
             self.proj = nn.Linear(channels, channels)
         if self.has_convolution:
@@ -81,36 +82,37 @@ class SpatialReductionACmix(TwoPaths):
             out = out + self.conv_rate * self._convolution(query, key, value)
         return self.drop(out)
 
-    def attention_map(self, x: Tensor, place: tuple[float, float]) -> Tensor:
-        height, width = x.shape[1:3]
-        key = self.key_value(self._reduced(x[:1])).chunk(2, dim=-1)[0][0].unflatten(-1, (self.num_heads, -1))
-        row, column = (int(share * side) for share, side in zip(place, (height, width), strict=True))
-        query = self.query(x[0, row, column]).unflatten(-1, (self.num_heads, -1))
-        weights = (torch.einsum('hd,yxhd->hyx', query, key) * query.shape[-1] ** -0.5).flatten(1).softmax(-1)
-        # A reduced pixel stands for all pixels of its patch.
-        weights = weights.unflatten(1, key.shape[:2]) / self.reduction**2
-        whole = weights.repeat_interleave(self.reduction, 1).repeat_interleave(self.reduction, 2)[:, :height, :width]
-        return F.pad(whole, (0, width - whole.shape[2], 0, height - whole.shape[1]))
+    def attention_of(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        query, key = self.query(x), self.key_value(self._reduced(x)).chunk(2, dim=-1)[0]
 
-    def multiply_adds(self, shape: Sequence[int]) -> MultiplyAdds:
+        def attend(value: Tensor) -> Tensor:
+            value = value.flatten(1, 2)
+            if self.sr_ratio > 1:  # a reduced pixel stands for the mean of its patch
+                value = F.avg_pool2d(pad_to_patch(value, self.sr_ratio), self.sr_ratio)
+            out = self._attention(query, key, value.permute(0, 2, 3, 1))
+            return out.permute(0, 3, 1, 2).unflatten(1, (self.num_heads, -1))
+
+        return query.permute(0, 3, 1, 2).unflatten(1, (self.num_heads, -1)), attend
+
+    def macs(self, shape: Sequence[int]) -> Macs:
         batch, height, width, channels = shape
         pixels = height * width
-        reduced = max(1, height // self.reduction) * max(1, width // self.reduction)
+        reduced = max(1, height // self.sr_ratio) * max(1, width // self.sr_ratio)
         attention = convolution = 0
-        if self.reduction > 1:
+        if self.sr_ratio > 1:
             attention = self.reduce.weight.numel() * reduced
         if self.has_attention:
             attention += 2 * channels * pixels * reduced + channels**2 * pixels
         if self.has_convolution:
-            convolution = self.shift_conv.multiply_adds(pixels, pixels)
+            convolution = self.shift_conv.macs(pixels, pixels)
         projections = channels**2 * (pixels + 2 * reduced)
-        return MultiplyAdds(*(batch * part for part in (projections, attention, convolution)))
+        return Macs(*(batch * part for part in (projections, attention, convolution)))
 
     def _reduced(self, x: Tensor) -> Tensor:
-        """``(B, H, W, C)`` to ``(B, max(1, H // reduction), max(1, W // reduction), C)``."""
-        if self.reduction == 1:
+        """``(B, H, W, C)`` to ``(B, max(1, H // sr_ratio), max(1, W // sr_ratio), C)``."""
+        if self.sr_ratio == 1:
             return x
-        return self.norm(self.reduce(pad_to_patch(x.permute(0, 3, 1, 2), self.reduction)).permute(0, 2, 3, 1))
+        return self.norm(self.reduce(pad_to_patch(x.permute(0, 3, 1, 2), self.sr_ratio)).permute(0, 2, 3, 1))
 
     def _attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         heads = (each.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for each in (query, key, value))
@@ -120,22 +122,22 @@ class SpatialReductionACmix(TwoPaths):
     def _convolution(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         query, key, value = (each.permute(0, 3, 1, 2) for each in (query, key, value))
         key_value = torch.cat((key, value), 1)
-        if self.reduction > 1:
+        if self.sr_ratio > 1:
             height, width = query.shape[2:]
-            # Each reduced pixel where its patch lies. Behind the last whole patch the map goes on as it ends.
-            key_value = F.interpolate(key_value, scale_factor=self.reduction, mode='bilinear')
+            # Reduced pixels are upsampled to their patches; after the last whole patch the border is repeated.
+            key_value = F.interpolate(key_value, scale_factor=self.sr_ratio, mode='bilinear')
             right, bottom = (
                 max(0, side - has) for side, has in zip((width, height), key_value.shape[:1:-1], strict=True)
             )
             key_value = F.pad(key_value, (0, right, 0, bottom), mode='replicate')[:, :, :height, :width]
-        # Channel d * num_heads + h, unlike the attention path, as in all of ACmix.
+        # Channel d * num_heads + h, unlike the attention path, as in all forms of ACmix.
         return self.shift_conv.of_projections(torch.cat((query, key_value), 1)).permute(0, 2, 3, 1)
 
 
 def pad_to_patch(x: Tensor, patch_size: int) -> Tensor:
     """Pad ``(B, C, H, W)`` with zeros at the bottom and right where a side is shorter than one patch.
 
-    PVT leaves out the pixels of incomplete patches. Only of a map without a single whole one nothing would be left.
+    PVT drops the pixels of incomplete patches, which would leave nothing of such a map.
     """
     bottom, right = (max(0, patch_size - side) for side in x.shape[2:])
     return F.pad(x, (0, right, 0, bottom))

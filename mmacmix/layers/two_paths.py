@@ -1,41 +1,38 @@
-"""What ACmix is in every layer: two paths and their rates."""
+"""What all forms of ACmix have in common: two paths and their rates."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..ops import is_number
+from .arguments import is_number
 from .mixing_layer import MixingLayer
 
 
 class TwoPaths(MixingLayer):
-    """``attention_rate * attention + conv_rate * convolution`` (section 4.2, equation 14).
+    """``attention_rate * attention + conv_rate * convolution`` (arXiv 2111.14556, section 4.2, equation 14).
 
     Args:
-        rates: What the rates of attention and convolution are, or start from. Default: ``(0.5, 0.5)``.
-        learn_rates: Learn the rates. Those that are not learned are no part of the state dict, and a path of rate 0
-            that is not learned is left out: ``(1, 0)`` is attention alone, ``(0, 1)`` convolution alone. A checkpoint
-            with more than that still fits. Default: True.
-        init_cfg: MMEngine initialisation. Default: None.
+        rates: The rates of attention and convolution, or their initial values. Default: ``(0.5, 0.5)``.
+        learn_rates: Learn the rates. Fixed rates are not in the state dict, and a path with a fixed rate of 0 is left
+            out: ``(1, 0)`` is attention alone, ``(0, 1)`` convolution alone. Checkpoints of the full layer can still
+            be loaded. Default: True.
 
     Raises:
-        ValueError: There are not two rates, or both paths would be left out.
+        ValueError: ``rates`` are not two numbers, or both paths would be left out.
     """
 
-    projections = ('query', 'key', 'value')  # of stage I
+    projections = ('query', 'key', 'value')  # stage I of the paper
     convolution = ('shift_conv', 'conv_rate')
     attention_rate: Tensor
     conv_rate: Tensor
 
-    def __init__(
-        self, rates: Sequence[float] = (0.5, 0.5), learn_rates: bool = True, init_cfg: dict | None = None
-    ) -> None:
-        super().__init__(init_cfg)
+    def __init__(self, rates: Sequence[float] = (0.5, 0.5), learn_rates: bool = True) -> None:
+        super().__init__()
         if not isinstance(rates, Sequence) or len(rates) != 2 or not all(map(is_number, rates)):
             raise ValueError(f'rates must be two numbers, those of attention and convolution, got {rates!r}')
         if not (learn_rates or any(rates)):
-            raise ValueError(f'rates that are fixed must not both be 0, got {rates}')
+            raise ValueError(f'fixed rates must not both be 0, got {rates}')
         self.learn_rates = learn_rates
         self.has_attention, self.has_convolution = (learn_rates or rate != 0 for rate in rates)
         for name, rate in zip(('attention_rate', 'conv_rate'), rates, strict=True):
@@ -44,19 +41,19 @@ class TwoPaths(MixingLayer):
                 self.register_parameter(name, nn.Parameter(value))
             else:
                 self.register_buffer(name, value, persistent=False)
-        self.register_load_state_dict_pre_hook(_leave_out)
+        self.register_load_state_dict_pre_hook(_drop_absent)
 
     def paths(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What attention and convolution add to the layer's output, by running it without the other one."""
-        none = {} if getattr(self, 'bias', None) is None else dict(bias=torch.zeros_like(self.bias))
+        """What attention and convolution each contribute, found by running the layer with the other rate at 0."""
+        no_bias = {} if getattr(self, 'bias', None) is None else dict(bias=torch.zeros_like(self.bias))
         return tuple(
-            torch.func.functional_call(self, {rate: torch.zeros_like(getattr(self, rate)), **none}, (x,))
+            torch.func.functional_call(self, {rate: torch.zeros_like(getattr(self, rate)), **no_bias}, (x,))
             for rate in ('conv_rate', 'attention_rate')
         )
 
 
-def _leave_out(layer: TwoPaths, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
-    """A checkpoint of the whole operator fits one with fixed rates, or with a path left out."""
+def _drop_absent(layer: TwoPaths, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
+    """Let a checkpoint of the full layer be loaded into one with fixed rates or without a path."""
     if layer.learn_rates:
         return
     absent = {part for part in ('attention', 'convolution') if not getattr(layer, f'has_{part}')}

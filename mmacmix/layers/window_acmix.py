@@ -1,13 +1,14 @@
 """Swin's window attention with ACmix's second path (arXiv 2111.14556, section 4.4; Swin: arXiv 2103.14030)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import check_integers, check_multiple, check_probabilities, is_exporting, is_number
-from .mixing_layer import MultiplyAdds
+from ..ops import check_integers, is_exporting, padding_to_multiple
+from .arguments import check_multiple, check_probabilities, is_number
+from .mixing_layer import Macs
 from .shift_conv import ShiftConv
 from .two_paths import TwoPaths
 
@@ -15,30 +16,30 @@ from .two_paths import TwoPaths
 class WindowACmix(TwoPaths):
     """Attention within windows, plus a 3x3 convolution made of the same query, key and value.
 
-    The map is padded at the bottom and right to whole windows, rolled by ``shift``, and cut into windows. The output
-    is ``attention_rate * proj(attention) + conv_rate * convolution``. With rates 1 and 0 it is plain Swin.
+    The map is padded at the bottom and right to whole windows, rolled by ``shift_size``, and partitioned into windows.
+    The output is ``attention_rate * proj(attention) + conv_rate * convolution``. With rates 1 and 0 it is plain Swin.
 
-    The published code convolves the *rolled* map, and so does this by default. At the seam, where the map's last rows
-    and columns meet its first, the kernel then mixes pixels of opposite borders, which attention masks out. With
-    ``conv_on_rolled=False`` the convolution sees the map as it is, zeros around it: the two differ on the pixels
-    beside the seam and beside the borders, and nowhere else.
+    The published code convolves the *rolled* map, and so does this layer by default. At the seam, where the map's last
+    rows and columns meet its first, the kernel then mixes pixels of opposite borders, which the attention masks out.
+    With ``conv_on_rolled=False`` the map is convolved as it is, with zero padding. The two differ only on the pixels
+    next to the seam and next to the borders.
 
-    The classifiers of the original Swin and the published ACmix-Swin do not shift a map of which a side is no longer
-    than a window, MMDetection and MMSegmentation do. The attribute ``shift_single_window`` (False at first) says which;
-    it is part of the state dict, so that converted weights give the network that they come from.
+    The classifiers of the original Swin and the published ACmix-Swin do not shift a map with a side no longer than a
+    window; MMDetection and MMSegmentation do. The attribute ``shift_single_window``, initially False, decides. It is
+    part of the state dict, so that converted weights give the network that they come from.
 
     Args:
         channels: Channels of the input and the output, a multiple of ``num_heads``.
         num_heads: Attention heads.
         window_size: Side of the windows in pixels. Default: 7.
-        shift: Pixels by which the map is rolled up and left, less than ``window_size``. Default: 0.
+        shift_size: Pixels by which the map is rolled up and left, less than ``window_size``. Default: 0.
         qkv_bias: Bias of the projections to query, key and value. Default: True.
         qk_scale: Factor of the logits; None stands for ``head_dim ** -0.5``. Default: None.
         attn_drop_rate: Dropout of the attention weights. Default: 0.
         drop_rate: Dropout of the output. Default: 0.
         conv_on_rolled: Convolve the rolled map, as published. Default: True.
         rates: Rates of attention and convolution, see ``mmacmix.layers.TwoPaths``. Default: ``(0.5, 0.5)``.
-        learn_rates: Learn the rates; else a path of rate 0 is left out. Default: True.
+        learn_rates: Learn the rates; if not, a path with rate 0 is left out. Default: True.
         shift_form: Kernels of the convolution path, see ``mmacmix.layers.ShiftConv``. Default: ``'group'``.
 
     Raises:
@@ -52,7 +53,7 @@ class WindowACmix(TwoPaths):
         channels: int,
         num_heads: int,
         window_size: int = 7,
-        shift: int = 0,
+        shift_size: int = 0,
         qkv_bias: bool = True,
         qk_scale: float | None = None,
         attn_drop_rate: float = 0.0,
@@ -64,14 +65,14 @@ class WindowACmix(TwoPaths):
     ) -> None:
         super().__init__(rates, learn_rates)
         check_integers(channels=channels, num_heads=num_heads, window_size=window_size)
-        check_integers(0, shift=shift)
+        check_integers(0, shift_size=shift_size)
         check_multiple('num_heads', num_heads, channels=channels)
-        if shift >= window_size:
-            raise ValueError(f'shift must be 0 to window_size - 1, got {shift} and window_size {window_size}')
+        if shift_size >= window_size:
+            raise ValueError(f'shift_size must be 0 to window_size - 1, got {shift_size} and window_size {window_size}')
         if qk_scale is not None and not is_number(qk_scale):
             raise ValueError(f'qk_scale must be a number or None, got {qk_scale!r}')
         check_probabilities(attn_drop_rate=attn_drop_rate, drop_rate=drop_rate)
-        self.num_heads, self.window_size, self.shift = num_heads, window_size, shift
+        self.num_heads, self.window_size, self.shift_size = num_heads, window_size, shift_size
         self.scale, self.attn_drop_rate, self.conv_on_rolled = qk_scale, attn_drop_rate, conv_on_rolled
         self.shift_single_window = False
         self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
@@ -79,7 +80,7 @@ class WindowACmix(TwoPaths):
             self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, num_heads))
             nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
             self.register_buffer('relative_position_index', _relative_position_index(window_size), persistent=False)
-            self.register_buffer('shift_mask', _shift_mask(window_size, shift), persistent=False)
+            self.register_buffer('shift_mask', _shift_mask(window_size, shift_size), persistent=False)
             self.proj = nn.Linear(channels, channels)
         if self.has_convolution:
             self.shift_conv = ShiftConv(num_heads, channels // num_heads, mixing_bias=True, form=shift_form)
@@ -100,7 +101,7 @@ class WindowACmix(TwoPaths):
         rolled, shift = self._rolled(x)
         out = 0
         if self.has_attention:
-            out = self.attention_rate * self.proj(self._attention(rolled, shift))
+            out = self.attention_rate * self.proj(self._attention(*self._windows(self.qkv(rolled)), rolled, shift))
         if self.has_convolution and self.conv_on_rolled:
             out = out + self.conv_rate * self.recomputed(self._convolution, rolled)
         if self.has_attention or self.conv_on_rolled:
@@ -109,44 +110,45 @@ class WindowACmix(TwoPaths):
             out = out + self.conv_rate * self.recomputed(self._convolution, x)
         return self.drop(out)
 
-    def attention_map(self, x: Tensor, place: tuple[float, float]) -> Tensor:
-        height, width, side = *x.shape[1:3], self.window_size
-        rolled, shift = self._rolled(x[:1])
-        whole = x.new_zeros(self.num_heads, *rolled.shape[1:3])
-        row, column = (
-            (int(share * length) - shift) % padded
-            for share, length, padded in zip(place, (height, width), whole.shape[1:], strict=True)
-        )
-        window = tuple(slice(at // side * side, at // side * side + side) for at in (row, column))
-        pixel = row % side * side + column % side
-        query, key, _ = self.qkv(rolled[0][window]).view(side**2, 3, self.num_heads, -1).unbind(1)
-        bias = self._bias(whole.shape[1] // side, whole.shape[2] // side, shift)[row // side, column // side]
-        scores = torch.einsum('hd,khd->hk', query[pixel], key) * (self.scale or key.shape[-1] ** -0.5) + bias[:, pixel]
-        whole[:, window[0], window[1]] = scores.softmax(-1).unflatten(1, (side, side))
-        return _roll(whole[..., None], shift)[:, :height, :width, 0]
+    def attention_of(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        height, width = x.shape[1:3]
+        rolled, shift = self._rolled(x)
+        query, key, _ = self._windows(self.qkv(rolled))
 
-    def multiply_adds(self, shape: Sequence[int]) -> MultiplyAdds:
+        def attend(value: Tensor) -> Tensor:
+            (value,) = self._windows(self._rolled(value.flatten(1, 2).permute(0, 2, 3, 1))[0])
+            out = _crop(_roll(self._attention(query, key, value, rolled, shift), shift), height, width)
+            return out.permute(0, 3, 1, 2).unflatten(1, (self.num_heads, -1))
+
+        return x.permute(0, 3, 1, 2).unflatten(1, (self.num_heads, -1)), attend
+
+    def macs(self, shape: Sequence[int]) -> Macs:
         batch, height, width, channels = shape
         side = self.window_size
-        padded = batch * (height + missing(height, side)) * (width + missing(width, side))
+        padded = batch * (height + padding_to_multiple(height, side)) * (width + padding_to_multiple(width, side))
         attention = convolution = 0
         if self.has_attention:
             attention = (2 * side**2 * channels + channels**2) * padded
         if self.has_convolution:
             pixels = padded if self.conv_on_rolled else batch * height * width
-            convolution = self.shift_conv.multiply_adds(pixels, pixels)
-        return MultiplyAdds(3 * channels**2 * padded, attention, convolution)
+            convolution = self.shift_conv.macs(pixels, pixels)
+        return Macs(3 * channels**2 * padded, attention, convolution)
 
-    def _attention(self, x: Tensor, shift: int) -> Tensor:
-        """``(B, H, W, C)``, whole windows, to the same; heads concatenated, not yet projected."""
+    def _windows(self, x: Tensor) -> Tensor:
+        """Partition ``(B, H, W, n * C)``, n maps side by side, into ``(n, B, windows * heads, side^2, head_dim)``.
+
+        Windows and heads are one axis, so that one mask serves all images.
+        """
         batch, height, width, channels = x.shape
-        side = self.window_size
-        rows, columns = height // side, width // side
-        heads, head_dim = self.num_heads, channels // self.num_heads
-        qkv = self.qkv(x).view(batch, rows, side, columns, side, 3, heads, head_dim)
-        # Windows and heads are one axis, so that one mask serves all images.
-        shape = (3, batch, rows * columns * heads, side**2, head_dim)
-        query, key, value = qkv.permute(5, 0, 1, 3, 6, 2, 4, 7).reshape(shape)
+        side, heads, head_dim = self.window_size, self.num_heads, self.qkv.in_features // self.num_heads
+        rows, columns, maps = height // side, width // side, channels // self.qkv.in_features
+        x = x.view(batch, rows, side, columns, side, maps, heads, head_dim).permute(5, 0, 1, 3, 6, 2, 4, 7)
+        return x.reshape(maps, batch, rows * columns * heads, side**2, head_dim)
+
+    def _attention(self, query: Tensor, key: Tensor, value: Tensor, like: Tensor, shift: int) -> Tensor:
+        """Attend within windows; the result is a map like ``like``, heads concatenated and not yet projected."""
+        side, heads = self.window_size, self.num_heads
+        batch, rows, columns = len(like), like.shape[1] // side, like.shape[2] // side
         bias = self._bias(rows, columns, shift)
         out = F.scaled_dot_product_attention(
             query,
@@ -156,23 +158,23 @@ class WindowACmix(TwoPaths):
             dropout_p=self.attn_drop_rate if self.training else 0.0,
             scale=self.scale,
         )
-        out = out.view(batch, rows, columns, heads, side, side, head_dim)
-        return out.permute(0, 1, 4, 2, 5, 3, 6).reshape(x.shape)
+        out = out.view(batch, rows, columns, heads, side, side, query.shape[-1])
+        return out.permute(0, 1, 4, 2, 5, 3, 6).reshape(like.shape)
 
     def _rolled(self, x: Tensor) -> tuple[Tensor, int]:
-        """The map in whole windows, rolled, and by how much."""
+        """The map, padded to whole windows and rolled, and by how many pixels."""
         height, width = x.shape[1:3]
-        bottom, right = (missing(side, self.window_size) for side in (height, width))
-        several = height > self.window_size and width > self.window_size  # one by one: exporters note each
-        shift = self.shift if self.shift_single_window or several else 0
+        bottom, right = (padding_to_multiple(side, self.window_size) for side in (height, width))
+        several = height > self.window_size and width > self.window_size  # separate comparisons: exporters guard each
+        shift = self.shift_size if self.shift_single_window or several else 0
         return _roll(F.pad(x, (0, 0, 0, right, 0, bottom)), -shift), shift
 
     def _bias(self, rows: int, columns: int, shift: int) -> Tensor:
-        """What is added to the scores of each window: ``(rows, columns, heads, side^2, side^2)``."""
+        """The bias and mask added to the logits of each window: ``(rows, columns, heads, side^2, side^2)``."""
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
         if not shift:
             return bias.expand(rows, columns, -1, -1, -1)
-        # The roll's seam runs through the last row and the last column of windows.
+        # The seam of the roll runs through the last row and the last column of windows.
         mask = self.shift_mask
         for dim, windows in enumerate((rows, columns)):
             mask = mask.index_select(dim, (torch.arange(windows, device=mask.device) == windows - 1).long())
@@ -184,17 +186,9 @@ class WindowACmix(TwoPaths):
         return out.permute(0, 2, 3, 1)
 
 
-def missing(length: int, unit: int) -> int:
-    """Pixels that a length lacks to whole units.
-
-    In a form whose sum with the length an exporter, to whom the length is a symbol, sees to be whole units.
-    """
-    return (length + unit - 1) // unit * unit - length
-
-
 def _crop(x: Tensor, height: int, width: int) -> Tensor:
     """The first rows and columns of ``(B, H, W, C)``."""
-    if is_exporting():  # by indices: slices make an exporter ask whether there is anything to cut off
+    if is_exporting():  # with slices, an exporter would guard on whether anything is cropped
         return x.index_select(1, torch.arange(height)).index_select(2, torch.arange(width))
     return x[:, :height, :width]
 
@@ -204,16 +198,17 @@ def _roll(x: Tensor, pixels: int) -> Tensor:
 
 
 def _relative_position_index(side: int) -> Tensor:
-    """``(side^2, side^2)``: the row of the bias table for a query and a key."""
-    place = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing='ij')).flatten(1)
-    rows, columns = place[:, :, None] - place[:, None] + side - 1
+    """``(side^2, side^2)``: the row of the bias table for each query and key."""
+    pixels = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing='ij')).flatten(1)
+    rows, columns = pixels[:, :, None] - pixels[:, None] + side - 1
     return rows * (2 * side - 1) + columns
 
 
 def _shift_mask(side: int, shift: int) -> Tensor:
-    """``(2, 2, 1, side^2, side^2)``: -inf between pixels of a window that the roll brought together, else 0.
+    """``(2, 2, 1, side^2, side^2)``: -inf between pixels of a window that only the roll made neighbours, else 0.
 
-    First for windows above the last row and in it, then for windows before the last column and in it.
+    The first axis is for windows outside of the last row and in it, the second for windows outside of the last column
+    and in it.
     """
     wrapped = torch.arange(side) >= side - shift
     inside = torch.zeros_like(wrapped)
@@ -226,7 +221,7 @@ def _shift_mask(side: int, shift: int) -> Tensor:
 
 
 def _fit_checkpoint(module: WindowACmix, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
-    """A checkpoint with windows of another size fits: its table is interpolated, as an image of offsets."""
+    """Interpolate the bias table of a checkpoint with windows of another size, as an image of offsets."""
     state_dict.setdefault(f'{prefix}_extra_state', module.get_extra_state())
     name = f'{prefix}relative_position_bias_table'
     table, wanted = state_dict.get(name), getattr(module, 'relative_position_bias_table', None)

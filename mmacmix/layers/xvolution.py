@@ -1,27 +1,28 @@
-"""X-volution: a convolution whose kernel is learned in part and made by the content in part (arXiv 2106.02253)."""
+"""X-volution: a convolution whose kernel is partly learned and partly computed from the content (arXiv 2106.02253)."""
 
 from collections.abc import Sequence
 
 import torch
-from mmcv.cnn import build_norm_layer
-from mmengine.registry import MODELS
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..ops import check_integers, check_multiple, is_integer, kernel_offsets, related, shifted, stacked
+from ..ops import ceil_div, check_integers, is_integer, kernel_offsets, related, shifted, stacked
+from .arguments import check_multiple
 from .conv_signature import ConvSignature
-from .mixing_layer import MixingLayer, MultiplyAdds
+from .fused_xvolution import merge_branches
+from .mixing_layer import Macs, MixingLayer
+from .normalization import build_norm, is_mergeable
 
-#: From a pixel to its eight neighbours: steps down and to the right.
+#: The offsets (down, right) from a pixel to its eight neighbours.
 NEIGHBORS = tuple(offset for offset in kernel_offsets(3) if offset != (0, 0))
 
 
-@MODELS.register_module()
 class XVolution(ConvSignature, MixingLayer):
-    """Stands wherever a ``k x k`` convolution stands, and has a convolution's signature.
+    """A replacement for a ``k x k`` convolution, with its signature.
 
-    Two branches see the same map, each with its own normalisation behind, and are added: pixel shift self-attention
-    (``mmacmix.ops.related``), a weighted sum of the products of each pixel with its neighbours, and a convolution. In
-    evaluation ``mmacmix.deploy.fuse`` merges both into one convolution with the kernel ``w^A(x) + w^C``.
+    The sum of two branches, each followed by its own normalisation: pixel shift self-attention
+    (``mmacmix.ops.related``), a weighted sum of the products of each pixel with its neighbours, and a convolution. For
+    inference ``fuse`` merges both into one convolution with the kernel ``w^A(x) + w^C``.
 
     A reconstruction from the paper's prose: no code and no further equations were found.
 
@@ -35,15 +36,15 @@ class XVolution(ConvSignature, MixingLayer):
         stride: Output pixels are ``stride`` input pixels apart. Default: 1.
         padding: Only ``dilation * (kernel_size // 2)``, which keeps the size; None stands for it. Default: None.
         dilation: Spacing of the kernel's taps, and of the shifts. Default: 1.
-        groups: Groups of channels, in both branches. Default: 1.
+        groups: Groups of channels in both branches. Default: 1.
         bias: Add a learned bias to the output. Default: False.
         shift_distance: Pixels that the map is shifted by, times ``dilation``; the paper's L. Default: 1.
-        directions: Steps down and to the right, each -1, 0 or 1; ``(0, 0)`` is the pixel itself.
-            Default: its eight neighbours.
-        relations: Multiply the shifted maps with the map itself. Without, the branch is static, and fusing gives a
+        directions: Directions (down, right) of the shifts, each number -1, 0 or 1; ``(0, 0)`` is the pixel itself.
+            Default: the eight neighbours.
+        relations: Multiply the shifted maps with the map itself. If not, the branch is static, and fusing gives a
             plain convolution. Default: True.
-        norm_cfg: Normalisation of the branches. Default: ``dict(type='BN')``.
-        init_cfg: MMEngine initialisation. Default: None.
+        norm_cfg: Normalisation of the branches, see ``mmacmix.layers.normalization.build_norm``.
+            Default: ``dict(type='BN')``.
 
     Raises:
         ValueError: A size is out of range, or two of them do not fit together.
@@ -65,9 +66,8 @@ class XVolution(ConvSignature, MixingLayer):
         directions: Sequence[Sequence[int]] = NEIGHBORS,
         relations: bool = True,
         norm_cfg: dict = dict(type='BN'),
-        init_cfg: dict | None = None,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__()
         self.set_signature(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
         check_multiple('groups', groups, in_channels=in_channels, out_channels=out_channels)
         check_integers(shift_distance=shift_distance)
@@ -76,11 +76,11 @@ class XVolution(ConvSignature, MixingLayer):
         distance = shift_distance * self.dilation[0]
         self.offsets = [(down * distance, right * distance) for down, right in directions]
         self.attention = nn.Conv2d(len(directions) * in_channels, out_channels, 1, groups=groups, bias=False)
-        self.attention_norm = build_norm_layer(norm_cfg, out_channels)[1]
+        self.attention_norm = build_norm(norm_cfg, out_channels)
         self.conv = nn.Conv2d(
             in_channels, out_channels, self.kernel_size, self.stride, self.padding, self.dilation, groups, bias=False
         )
-        self.conv_norm = build_norm_layer(norm_cfg, out_channels)[1]
+        self.conv_norm = build_norm(norm_cfg, out_channels)
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,33 +104,64 @@ class XVolution(ConvSignature, MixingLayer):
             maps = related(x, maps, self.stride[0])
         return self.attention(stacked(maps, self.groups))
 
-    def attention_map(self, x: Tensor, place: tuple[float, float]) -> Tensor:
-        """The size of the content's kernel: the norm of ``W_i diag(x(p))``, or of ``W_i``, at each offset ``i``."""
-        pixel = [int(share * -(-side // self.stride[0])) for share, side in zip(place, x.shape[2:], strict=True)]
-        row, column = (at * self.stride[0] for at in pixel)
+    def attention_map(self, x: Tensor, relative_position: tuple[float, float]) -> Tensor:
+        """The size of the content's kernel at the pixel p: for each offset i the norm of ``W_i diag(x(p))``, or of
+        ``W_i`` without relations. A single map, without a softmax."""
+        stride = self.stride[0]
+        row, column = (
+            int(share * ceil_div(side, stride)) * stride
+            for share, side in zip(relative_position, x.shape[2:], strict=True)
+        )
         kernel = self.attention.weight.view(self.groups, -1, len(self.offsets), self.in_channels // self.groups)
         if self.relations:
             kernel = kernel * x[0, :, row, column].view(self.groups, 1, 1, -1)
-        whole = x.new_zeros(1, *x.shape[2:])
+        sizes = x.new_zeros(1, *x.shape[2:])
         for (down, right), size in zip(self.offsets, kernel.square().sum((0, 1, 3)).sqrt(), strict=True):
             if 0 <= row + down < x.shape[2] and 0 <= column + right < x.shape[3]:
-                whole[0, row + down, column + right] = size
-        return whole
+                sizes[0, row + down, column + right] = size
+        return sizes
 
-    def multiply_adds(self, shape: Sequence[int]) -> MultiplyAdds:
+    def macs(self, shape: Sequence[int]) -> Macs:
         batch, _, height, width = shape
-        outputs = batch * -(-height // self.stride[0]) * -(-width // self.stride[0])
-        return MultiplyAdds(0, self.attention.weight.numel() * outputs, self.conv.weight.numel() * outputs)
+        outputs = batch * ceil_div(height, self.stride[0]) * ceil_div(width, self.stride[0])
+        return Macs(0, self.attention.weight.numel() * outputs, self.conv.weight.numel() * outputs)
+
+    def check_fusable(self) -> None:
+        cannot = f'{type(self).__name__} cannot become one convolution exactly'
+        if type(self) is not XVolution:
+            raise ValueError(f'{cannot}: it is a subclass of XVolution, which may compute something else')
+        for name in ('attention_norm', 'conv_norm'):
+            norm = getattr(self, name)
+            if not is_mergeable(norm):
+                raise ValueError(
+                    f'{cannot}: {name} is {norm}, not a batch normalisation with running statistics and without hooks'
+                )
+        for name in ('attention', 'conv'):
+            conv = getattr(self, name)
+            if type(conv) is not nn.Conv2d or conv.bias is not None or conv.padding_mode != 'zeros':
+                raise ValueError(f'{cannot}: {name} is {conv}, not a convolution without bias that pads with zeros')
+        if any(each._forward_hooks or each._forward_pre_hooks for each in (self, self.attention, self.conv)):
+            raise ValueError(f'{cannot}: there are hooks on it or on its convolutions')
+
+    def fuse(self, norm: _BatchNorm | None = None) -> nn.Module:
+        """Merge both branches, and a normalisation after them, into one convolution.
+
+        Returns:
+            A ``torch.nn.Conv2d`` where no tap of the kernel depends on the content, else a
+            ``mmacmix.layers.FusedXVolution``.
+        """
+        self.check_fusable()
+        return merge_branches(self, norm)
 
     def extra_repr(self) -> str:
         return f'{super().extra_repr()}, groups={self.groups}, offsets={self.offsets}, relations={self.relations}'
 
 
 def _checked(directions: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
-    """Directions as pairs.
+    """The directions as pairs.
 
     Raises:
-        ValueError: They are something else, or one of them comes twice.
+        ValueError: They are not pairs of steps, or one of them occurs twice.
     """
     pairs = [tuple(each) for each in directions] if _are_pairs(directions) else []
     if not pairs or len(set(pairs)) < len(pairs):

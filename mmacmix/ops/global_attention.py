@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .exportable import is_exporting
+from .backends.exportable import is_exporting
 
 _LOGITS = 1 << 22  # at a time: 16 MiB in float32
 
@@ -91,7 +91,7 @@ def attention_logits(query: Tensor, key: Tensor, rows: Tensor, columns: Tensor) 
     return (query.flatten(3).mT @ key.flatten(3)).add_(of_position)
 
 
-def global_attention(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def relative_attention(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """``softmax(logits) value``, without a scale: ``(B, heads, v, H, W)``. Half precision is computed in
     float32, but under autocast.
 

@@ -74,7 +74,7 @@ def merged_kernels(kernels: Tensor, features: Tensor) -> Tensor:
     return torch.einsum('dhtyx,dtc->dhcyx', kernels.unflatten(0, (len(features), -1)), features).flatten(0, 1)
 
 
-def shift_conv(features: Tensor, kernels: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
+def shift_and_sum(features: Tensor, kernels: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
     """Shift the features and sum them, a group convolution with zero padding.
 
     Args:
@@ -100,7 +100,7 @@ def shift_conv(features: Tensor, kernels: Tensor, stride: int = 1, dilation: int
 def dense_shift_conv(
     x: Tensor, kernels: Tensor, taps: Tensor, bias: Tensor | None = None, stride: int = 1, dilation: int = 1
 ) -> Tensor:
-    """The projection to the features and ``shift_conv`` behind it as one plain convolution.
+    """The projection to the features and ``shift_and_sum`` after it as one plain convolution.
 
     The zero padding comes behind the projection, so the projection's bias is felt only by the taps that lie on the map.
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 
+from ..errors import UserError
 from .scalars import read_scalars
 
 
@@ -27,13 +28,13 @@ def read_run(folder: Path, metric: str) -> Run:
         metric: What its evaluations call the score: ``coco/segm_mAP``.
 
     Raises:
-        ValueError: There are no scalars, or no evaluation has such a score.
+        UserError: There are no scalars, or no evaluation has such a score.
     """
     scalars = read_scalars(folder)
     evaluations = [line for line in scalars.evaluations if metric in line]
     if not evaluations:
         names = ', '.join(scalars.scores) or 'none at all'
-        raise ValueError(f'no evaluation in {folder} has a score {metric!r}, but {names}')
+        raise UserError(f'no evaluation in {folder} has a score {metric!r}, but {names}')
     mebibytes = [line['memory'] for line in scalars.training if 'memory' in line]
     return Run(
         [line['step'] for line in evaluations],

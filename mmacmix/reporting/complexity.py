@@ -8,26 +8,26 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..layers import MixingLayer, MultiplyAdds
+from ..layers import Macs, MixingLayer
 
 
 class Part(NamedTuple):
     """A part of a network."""
 
     parameters: int
-    multiply_adds: int
+    macs: int
 
     def __add__(self, other: 'Part') -> 'Part':
         return Part(*(a + b for a, b in zip(self, other, strict=True)))
 
 
-PARTS = (*MultiplyAdds._fields, 'rest')
+PARTS = (*Macs._fields, 'rest')
 
 
-def complexity(model: nn.Module, run: Callable[[], object]) -> dict[str, Part]:
+def model_complexity(model: nn.Module, run: Callable[[], object]) -> dict[str, Part]:
     """Count a network's parameters and multiply-adds.
 
-    Those of the layers of this package are what the operator asks for (``mmacmix.layers.MixingLayer.multiply_adds``),
+    Those of the layers of this package are what the operator asks for (``mmacmix.layers.MixingLayer.macs``),
     so that networks compare independently of the backend. All others are counted by torch as they are computed:
     convolutions, linear layers, matrix products.
 
@@ -41,7 +41,7 @@ def complexity(model: nn.Module, run: Callable[[], object]) -> dict[str, Part]:
     layers = {name: module for name, module in model.named_modules() if isinstance(module, MixingLayer)}
     asked_for = []
     hooks = [
-        module.register_forward_pre_hook(lambda layer, inputs: asked_for.append(layer.multiply_adds(inputs[0].shape)))
+        module.register_forward_pre_hook(lambda layer, inputs: asked_for.append(layer.macs(inputs[0].shape)))
         for module in layers.values()
     ]
     counter = FlopCounterMode(display=False)
@@ -56,9 +56,9 @@ def complexity(model: nn.Module, run: Callable[[], object]) -> dict[str, Part]:
     top = type(model).__name__
     computed = {name: sum(by_operation.values()) // 2 for name, by_operation in flops.items()}
     rest = counter.get_total_flops() // 2 - sum(computed.get(f'{top}.{name}', 0) for name in layers)
-    multiply_adds = [sum(part) for part in zip(*asked_for, strict=True)] or [0, 0, 0]
+    macs = [sum(part) for part in zip(*asked_for, strict=True)] or [0, 0, 0]
     parameters = count_parameters(model)
-    return {part: Part(parameters[part], number) for part, number in zip(PARTS, (*multiply_adds, rest), strict=True)}
+    return {part: Part(parameters[part], number) for part, number in zip(PARTS, (*macs, rest), strict=True)}
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

@@ -12,12 +12,13 @@ from mmengine.visualization import Visualizer
 from torch import Tensor
 
 from .colors import colors_of_classes
-from .image_quality import as_tensor
 from .legend import draw_legend, draw_text
+from .quality import as_tensor
 
 _SIDE = 400  # pixels of a panel's longer side
 _GAP = 6
-_LINE = 48  # of captions and legend: a gallery is looked at as a whole
+_LINE = 48  # of captions and legend: a gallery is usually viewed scaled down
+_IGNORED = 255  # in maps to be drawn; no class has it
 
 
 def draw_gallery(
@@ -27,6 +28,8 @@ def draw_gallery(
     columns: int = 2,
     score_thr: float = 0.3,
     captions: Sequence[str] = (),
+    ignore_index: int = 255,
+    note: str = '',
 ) -> None:
     """Draw samples into one PNG, each as input, ground truth and prediction; below them a legend of semantic classes.
 
@@ -39,10 +42,12 @@ def draw_gallery(
         columns: Samples side by side. Default: 2.
         score_thr: Predicted objects with lower scores are left out. Default: 0.3.
         captions: A line below each sample. Default: none.
+        ignore_index: Label of pixels without a class in the ground truth. Default: 255.
+        note: A line below all samples. Default: none.
     """
     artist = type(visualizer)()  # one that keeps no copies of what it draws
     artist.dataset_meta = visualizer.dataset_meta
-    panels = []
+    panels, present = [], set()
     for index, sample in enumerate(samples):
         image = mmcv.imread(sample.img_path, channel_order='rgb')
         factor = _SIDE / max(image.shape[:2])
@@ -54,7 +59,10 @@ def draw_gallery(
                 setattr(sample, name, _resize(sample.get(name), factor, (height, width)))
         for name in ('gt_sem_seg', 'pred_sem_seg'):
             if name in sample:
-                setattr(sample, name, PixelData(data=_resize_masks(sample.get(name).data, (height, width))))
+                labels = sample.get(name).data
+                if name == 'gt_sem_seg':
+                    labels = labels.masked_fill(labels == ignore_index, _IGNORED)
+                setattr(sample, name, PixelData(data=_resize_masks(labels, (height, width))))
         # A detector's names stand beside its objects, a segmentor's in the legend.
         options = dict(pred_score_thr=score_thr) if 'pred_instances' in sample else {}
         if 'pred_sem_seg' in sample or 'gt_sem_seg' in sample:
@@ -70,25 +78,23 @@ def draw_gallery(
         if captions:
             panel = _join([panel, draw_text(captions[index], panel.shape[1], _LINE)], 0, 0)
         panels.append(panel)
+        present |= _classes_in(sample, len(artist.dataset_meta['classes']))
     rows = [_join(panels[first : first + columns], 1, 4 * _GAP) for first in range(0, len(panels), columns)]
-    present = _semantic_classes(samples)
+    width = max(row.shape[1] for row in rows)
     if present:
-        names, colors = (artist.dataset_meta[key] for key in ('classes', 'palette'))
-        width = max(row.shape[1] for row in rows)
-        rows.append(
-            draw_legend([names[label] for label in present], [colors[label] for label in present], width, _LINE)
+        names, colors = (
+            [artist.dataset_meta[key][label] for label in sorted(present)] for key in ('classes', 'palette')
         )
+        rows.append(draw_legend(names, colors, width, _LINE))
+    if note:
+        rows.append(draw_text(note, width, _LINE))
     mmcv.imwrite(mmcv.rgb2bgr(_join(rows, 0, _GAP)), str(path))
 
 
-def _semantic_classes(samples: Sequence[BaseDataElement], ignore_index: int = 255) -> list[int]:
-    """Classes that are anywhere in the samples' semantic maps, in order."""
-    present: set[int] = set()
-    for sample in samples:
-        for name in ('gt_sem_seg', 'pred_sem_seg'):
-            if name in sample:
-                present |= set(sample.get(name).data.unique().tolist())
-    return sorted(present - {ignore_index})
+def _classes_in(sample: BaseDataElement, classes: int) -> set[int]:
+    """The classes in a sample's semantic maps."""
+    maps = [sample.get(name).data for name in ('gt_sem_seg', 'pred_sem_seg') if name in sample]
+    return {label for each in maps for label in each.unique().tolist() if 0 <= label < classes}
 
 
 def _resize(instances: InstanceData, factor: float, size: Sequence[int]) -> InstanceData:

@@ -1,7 +1,7 @@
 """Which layers attend and which convolve? The weights of ACmix's two paths (arXiv 2111.14556, section 5.4)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -20,7 +20,7 @@ class PathWeights(NamedTuple):
     attention_share: float | None = None  # of the paths' output norms, 0 to 1
 
 
-def path_weights(state_dict: dict[str, Tensor]) -> dict[str, PathWeights]:
+def path_weights_of(state_dict: dict[str, Tensor]) -> dict[str, PathWeights]:
     """The rates of all layers in a state dict, by name, in the network's order. Rates that are not learned are not in
     it."""
     layers = [name.removesuffix('attention_rate').rstrip('.') for name in state_dict if name.endswith('attention_rate')]
@@ -43,18 +43,27 @@ def logged_path_weights(lines: Sequence[dict]) -> tuple[list[int], dict[str, lis
 
 
 @contextmanager
-def observed_path_weights(model: nn.Module) -> Iterator[dict[str, PathWeights]]:
-    """While it lasts, the first input of every layer is also put through its two paths one by one.
+def observed_path_weights(
+    model: nn.Module, guard: Callable[[], AbstractContextManager] = nullcontext
+) -> Iterator[dict[str, PathWeights]]:
+    """Within it, the first input of every layer is also put through each of its two paths.
 
-    Gives a dictionary that is filled as the network runs, layer to its weights.
+    Args:
+        model: The network.
+        guard: A context that each measurement runs in. Default: none.
+
+    Yields:
+        A dictionary from layer to its weights, which is filled as the network runs.
     """
     layers: dict[str, PathWeights] = {}
 
     def observe(name: str) -> Callable[[MixingLayer, tuple[Tensor]], None]:
         def hook(layer: MixingLayer, inputs: tuple[Tensor]) -> None:
-            if name not in layers:  # measuring calls the layer, too
-                rates = [getattr(layer, rate).item() for rate in _RATES if hasattr(layer, rate)]
-                layers[name] = PathWeights(*rates)
+            if name in layers:  # measuring calls the layer, too
+                return
+            rates = [getattr(layer, rate).item() for rate in _RATES if hasattr(layer, rate)]
+            layers[name] = PathWeights(*rates)
+            with guard():
                 layers[name] = layers[name]._replace(attention_share=attention_share(layer, *inputs))
 
         return hook

@@ -7,6 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from .guard import Guard
 from .path_weights import PathWeights, observed_path_weights
 
 
@@ -21,13 +22,14 @@ class PathWeightsHook(Hook):
 
     def __init__(self, interval: int = 50) -> None:
         self.interval = interval
+        self._guard = Guard('path weights')
         self._observing = ExitStack()
         self._observed: dict[str, PathWeights] | None = None
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
         step = runner.iter + 1
         if is_main_process() and (step % self.interval == 0 or step == runner.max_iters):
-            self._observed = self._observing.enter_context(observed_path_weights(runner.model))
+            self._observed = self._observing.enter_context(observed_path_weights(runner.model, self._guard))
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
@@ -35,15 +37,16 @@ class PathWeightsHook(Hook):
         if self._observed is None:
             return
         self._observing.close()
+        observed, self._observed = self._observed, None
         scalars = {
             f'path_weights/{_unwrapped(layer)}/{field}': value
-            for layer, weights in self._observed.items()
+            for layer, weights in observed.items()
             for field, value in weights._asdict().items()
             if value is not None
         }
-        self._observed = None
         if scalars:
-            runner.visualizer.add_scalars(scalars, step=runner.iter + 1)
+            with self._guard():
+                runner.visualizer.add_scalars(scalars, step=runner.iter + 1)
 
 
 def _unwrapped(layer: str) -> str:

@@ -15,9 +15,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from PIL import Image
 
-from ..datasets import innermost
+from ..errors import UserError
 from .charts import draw_bars, draw_lines, draw_path_weights, draw_path_weights_over_time
-from .dumped_config import read_dumped_config
 from .path_weights import logged_path_weights
 from .scalars import Scalars, read_scalars
 
@@ -38,15 +37,12 @@ def write_report(folder: str | Path) -> Path:
         The page.
 
     Raises:
-        ValueError: There is no training run in it, or what it left cannot be read as data.
+        UserError: There is no training run in it, or what it left cannot be read as data.
     """
     folder = Path(folder)
     scalars = read_scalars(folder)
     charts = folder / 'report'
     charts.mkdir(exist_ok=True)
-    # MMEngine's record of what was run. Other Python files in the folder may be anything.
-    configs = sorted(folder.glob('*/vis_data/config.py'))
-    cfg = read_dumped_config(configs[-1]) if configs else {}
     results, run = (_read_json(folder / name) for name in ('results.json', 'run.json'))
     last = max(lines[-1]['step'] for lines in scalars if lines)
     page = Environment(loader=PackageLoader('mmacmix.reporting', '.'), autoescape=True).get_template('report.html.j2')
@@ -55,13 +51,13 @@ def write_report(folder: str | Path) -> Path:
         written=f'{datetime.now():%Y-%m-%d %H:%M}',
         steps=last,
         scores={name: _score(name, value) for name, value in results.items() if _MAIN_SCORE.search(name)},
-        settings=_settings(cfg) if cfg else {},
+        settings=run.get('settings', {}),
         curves=_curves(scalars, charts),
         classes=_classes(results, charts),
         qualities=_qualities(folder / 'images.csv', charts),
         gallery=_embedded(folder / 'gallery.png'),
         path_weights=_path_weights(scalars, charts),
-        speed=_speed(scalars, cfg, run),
+        speed=_speed(scalars, run),
         parameters=run.get('parameters', {}),
         environment={name: value for name, value in run.get('environment', {}).items() if len(value) < 200},
     )
@@ -74,7 +70,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text()) if path.exists() else {}
     except ValueError as error:
-        raise ValueError(f'{path} cannot be read: {error}') from error
+        raise UserError(f'{path} cannot be read: {error}') from error
 
 
 def _score(name: str, value: float) -> str:
@@ -96,56 +92,6 @@ def _embedded(path: Path) -> str | None:
     return f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
 
 
-def _settings(cfg: dict[str, Any]) -> dict[str, str]:
-    """The configuration in short."""
-    model, loader = cfg.get('model', {}), cfg.get('train_dataloader') or {}
-    dataset = innermost(loader.get('dataset', {}))
-    optimizer = dict(cfg.get('optim_wrapper', {}).get('optimizer', {}))
-    loop = cfg.get('train_cfg') or {}
-    rows = {
-        'model': model.get('type'),
-        **{
-            part.replace('_', ' '): _brief(model[part])
-            for part in ('backbone', 'neck', 'rpn_head', 'bbox_head', 'decode_head', 'auxiliary_head', 'head')
-            if model.get(part)
-        },
-        **{f'roi head, {part}': _brief(model['roi_head'][part]) for part in _heads(model.get('roi_head'))},
-        'data': f'{dataset.get("type")} in {dataset.get("data_root")}',
-        'images a process': loader.get('batch_size'),
-        'optimiser': _brief(optimizer),
-        'schedule': '; '.join(_brief(each) for each in _list(cfg.get('param_scheduler'))),
-        'training': _brief(loop),
-        'starts from': cfg.get('load_from')
-        or _brief((model.get('backbone') or {}).get('init_cfg'))
-        or 'random weights',
-    }
-    return {name: str(value) for name, value in rows.items() if value}
-
-
-def _heads(roi_head: dict | None) -> list[str]:
-    return [part for part in ('bbox_head', 'mask_head') if isinstance((roi_head or {}).get(part), dict)]
-
-
-def _list(value: Any) -> list:
-    return value if isinstance(value, list) else [value] if value else []
-
-
-def _brief(settings: Any) -> str:
-    """``Type(name=value, ...)`` of a part of a config, without what is nested in it."""
-    if isinstance(settings, (list, tuple)):
-        return '; '.join(_brief(each) for each in settings)
-    if not isinstance(settings, dict):
-        return '' if settings is None else str(settings)
-    settings = {
-        name: value
-        for name, value in settings.items()
-        if (name not in ('type', 'init_cfg') and not isinstance(value, (dict, list))) or name == 'acmix'
-    } | {'type': settings.get('type')}
-    kind = settings.pop('type') or ''
-    arguments = ', '.join(f'{name}={value}' for name, value in settings.items())
-    return f'{getattr(kind, "__name__", kind)}({arguments})'
-
-
 def _curves(scalars: Scalars, charts: Path) -> list[str | None]:
     names = dict.fromkeys(name for line in scalars.training for name in line if 'loss' in name)
     losses = {name: steps_and_values(scalars.training, name) for name in names}
@@ -157,7 +103,7 @@ def _curves(scalars: Scalars, charts: Path) -> list[str | None]:
     draw_lines(rate, 'training iterations', 'learning rate', charts / 'learning_rate.png')
     pictures.append(_embedded(charts / 'learning_rate.png'))
     scores = [name for name in scalars.scores if _MAIN_SCORE.search(name)]
-    if scores:
+    if scores and len(scalars.evaluations) > 1:  # a chart of one point tells nothing
         series = {name: steps_and_values(scalars.evaluations, name) for name in scores}
         draw_lines(series, 'training iterations', 'score', charts / 'scores.png')
         pictures.append(_embedded(charts / 'scores.png'))
@@ -203,15 +149,14 @@ def _path_weights(scalars: Scalars, charts: Path) -> list[str | None]:
     return [_embedded(charts / name) for name in ('path_weights.png', 'path_weights_over_time.png')]
 
 
-def _speed(scalars: Scalars, cfg: dict[str, Any], run: dict[str, Any]) -> dict[str, str]:
+def _speed(scalars: Scalars, run: dict[str, Any]) -> dict[str, str]:
     times = [line['time'] for line in scalars.training if 'time' in line]
     if not times:
         return {}
     seconds = statistics.median(times)
     rows = {'an iteration': f'{seconds:.3g} s, median'}
-    batch = (cfg.get('train_dataloader') or {}).get('batch_size')
-    if batch:
-        images = batch * run.get('processes', 1)
+    if run.get('batch_size'):
+        images = run['batch_size'] * run.get('processes', 1)
         rows['training'] = f'{images / seconds:.3g} images a second, {images} at a time'
     waits = [line['data_time'] for line in scalars.training if 'data_time' in line]
     if waits:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ..errors import UserError
+
 _NO_SCORE = ('time', 'data_time', 'step')
 
 
@@ -25,7 +27,7 @@ def read_scalars(folder: Path) -> Scalars:
     """Read all training starts in a work directory as one: where a later one began anew, what was there is dropped.
 
     Raises:
-        ValueError: There are none.
+        UserError: There are none.
     """
     logs = sorted(folder.glob('*/vis_data/scalars.json'))
     whole = Scalars([], [], [])
@@ -37,7 +39,7 @@ def read_scalars(folder: Path) -> Scalars:
         for lines, later in zip(whole, start, strict=True):
             lines[:] = [line for line in lines if line['step'] < first] + later
     if not whole.training:
-        raise ValueError(f'{folder} holds no training run: there are no scalars inside')
+        raise UserError(f'{folder} holds no training run: there are no scalars inside')
     return whole
 
 
@@ -65,4 +67,4 @@ def _lines(log: Path) -> Iterator[dict]:
             yield json.loads(line)
         except ValueError as error:
             if number < len(lines):
-                raise ValueError(f'{log} cannot be read, line {number}: {error}') from error
+                raise UserError(f'{log} cannot be read, line {number}: {error}') from error

@@ -5,14 +5,14 @@ from typing import NamedTuple
 import torch
 from mmengine.registry import MODELS
 
-from .complexity import Part, complexity
+from .complexity import Part, model_complexity
 
 
 class Published(NamedTuple):
     """A row of the authors' table: ImageNet classifiers, images of 224 x 224 pixels."""
 
     parameters: float  # millions
-    multiply_adds: float  # thousand millions
+    macs: float  # thousand millions
 
 
 # Configs of the backbones, and the published rows; X-volution's and LESA's authors published none that is known.
@@ -42,6 +42,6 @@ def classifier_size(name: str) -> Part:
         nonlocal channels
         channels = backbone(torch.zeros(1, 3, 224, 224))[-1].shape[1]
 
-    parts = complexity(backbone, run)
+    parts = model_complexity(backbone, run)
     classes = 1000
     return sum(parts.values(), start=Part(channels * classes + classes, channels * classes))

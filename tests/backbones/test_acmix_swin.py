@@ -249,7 +249,7 @@ def test_a_forgotten_conversion_is_told(tmp_path):
     with pytest.raises(ValueError, match=r'has \d+ of the \d+ tensors .* or convert_weights=True'):
         small(init_cfg=init_cfg).init_weights()
     torch.save(small().state_dict(), tmp_path / 'weights.pth')
-    with pytest.raises(ValueError, match='converted already needs convert_weights=False'):
+    with pytest.raises(ValueError, match='a converted checkpoint needs convert_weights=False'):
         small(convert_weights=True, init_cfg=init_cfg).init_weights()
     with pytest.raises(ValueError, match='init_cfg must name a checkpoint'):
         small(init_cfg=dict(type='Pretrained')).init_weights()

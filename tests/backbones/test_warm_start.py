@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from mmacmix.backbones import ACmixResNet
-from mmacmix.backbones.warm_start import refine, warm_start
+from mmacmix.backbones.warm_start import refine, refined
 from mmacmix.checkpoints import convert
 from mmacmix.checkpoints.resnet import approximate
 from mmacmix.layers import ACmix
@@ -45,7 +45,7 @@ def test_a_state_dict_is_enough(arguments):
     images = torch.rand(2, 3, 64, 64)
     whole = {f'backbone.{name}': tensor for name, tensor in plain.state_dict().items()}
     whole = {**whole, 'head.fc.weight': torch.zeros(1)} if not arguments else whole
-    state_dict, errors = warm_start(whole, convert(whole, 'resnet'), images)
+    state_dict, errors = refined(whole, convert(whole, 'resnet'), images)
     network = ACmixResNet(26, base_channels=16, **arguments).eval()
     network.load_state_dict(convert(plain.state_dict(), 'resnet'))
     assert errors == refine(network, plain, images)
@@ -55,5 +55,5 @@ def test_a_state_dict_is_enough(arguments):
 
 def test_another_depth_is_told():
     plain = ACmixResNet(26, base_channels=8, stage_with_acmix=(False,) * 4, num_stages=2, out_indices=(1,))
-    with pytest.raises(ValueError, match=r'\(1, 2, 0, 0\) bottlenecks .* none of depth \[26, 38, 50, 101\]'):
-        warm_start(plain.state_dict(), convert(plain.state_dict(), 'resnet'), torch.rand(1, 3, 64, 64))
+    with pytest.raises(ValueError, match=r'no depth of \[26, 38, 50, 101\] has \(1, 2, 0, 0\) bottlenecks'):
+        refined(plain.state_dict(), convert(plain.state_dict(), 'resnet'), torch.rand(1, 3, 64, 64))

@@ -5,6 +5,7 @@ import pytest
 import torch
 from mmcv.cnn import ConvModule, build_conv_layer
 from mmengine.analysis import get_model_complexity_info
+from mmengine.model import initialize
 from mmengine.registry import MODELS
 from torch import nn
 
@@ -97,8 +98,7 @@ def test_shifts_survive_initialisation_of_all_convolutions():
     for module in model.modules():  # the loop of the published ResNet
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight)
-    layer.init_cfg = dict(type='Kaiming', layer='Conv2d')
-    layer.init_weights()
+    initialize(model, dict(type='Kaiming', layer='Conv2d'))
     assert torch.equal(layer.shift_conv.weight, shifts)
     assert shifts[0, 5].nonzero().tolist() == [[1, 2]]
 

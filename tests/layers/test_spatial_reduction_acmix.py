@@ -25,7 +25,7 @@ def linear(x, module):
 
 def reduced_by_definition(layer, x):
     """One normalised value a whole patch."""
-    side = layer.reduction
+    side = layer.sr_ratio
     if side == 1:
         return x
     (weight, bias), (scale, shift) = numpy_of(layer.reduce), numpy_of(layer.norm)
@@ -65,7 +65,7 @@ def enlarge(x, factor, size):
 def convolution_by_definition(layer, x):
     heads, shift_conv = layer.num_heads, layer.shift_conv
     key, value = np.split(linear(reduced_by_definition(layer, x), layer.key_value), 2, -1)
-    maps = [linear(x, layer.query), *(enlarge(each, layer.reduction, x.shape[:2]) for each in (key, value))]
+    maps = [linear(x, layer.query), *(enlarge(each, layer.sr_ratio, x.shape[:2]) for each in (key, value))]
     qkv = np.concatenate([each.reshape(*x.shape[:2], heads, -1) for each in maps], 2)
     mixed = np.einsum('ts,hwsd->hwdt', shift_conv.mixing.detach().numpy(), qkv)
     mixed = np.pad(mixed + shift_conv.mixing_bias.detach().numpy(), ((1, 1), (1, 1), (0, 0), (0, 0)))

@@ -5,7 +5,7 @@ from mmacmix.layers import ACmix, SpatialReductionACmix, WindowACmix
 
 LAYERS = {
     'ACmix': (lambda **options: ACmix(8, 8, num_heads=2, **options), (2, 8, 9, 7)),
-    'WindowACmix': (lambda **options: WindowACmix(8, 2, window_size=4, shift=2, **options), (2, 9, 7, 8)),
+    'WindowACmix': (lambda **options: WindowACmix(8, 2, window_size=4, shift_size=2, **options), (2, 9, 7, 8)),
     'SpatialReductionACmix': (lambda **options: SpatialReductionACmix(8, 2, 2, **options), (2, 9, 7, 8)),
 }
 
@@ -78,7 +78,7 @@ def test_a_depthwise_kernel_serves_all_heads():
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        (dict(rates=(0, 0), learn_rates=False), r'fixed must not both be 0, got \(0, 0\)'),
+        (dict(rates=(0, 0), learn_rates=False), r'fixed rates must not both be 0, got \(0, 0\)'),
         (dict(rates=(1, 0, 0)), r'those of attention and convolution.* got \(1, 0, 0\)'),
         (dict(rates=0.5), 'those of attention and convolution.* got 0.5'),
         (dict(shift_form='roll'), "shift_form must be one of .*, got 'roll'"),

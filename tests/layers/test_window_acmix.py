@@ -16,7 +16,7 @@ def layer_of(*arguments, **options):
 
 def attention_by_definition(layer, x):
     """Pixel by pixel: a query sees the pixels of its window that the roll did not bring together."""
-    side, shift, heads = layer.window_size, layer.shift, layer.num_heads
+    side, shift, heads = layer.window_size, layer.shift_size, layer.num_heads
     height, width, channels = x.shape
     rows, columns = (-(-length // side) * side for length in (height, width))
     padded = np.zeros((rows, columns, channels))
@@ -49,7 +49,7 @@ def attention_by_definition(layer, x):
 @pytest.mark.parametrize('shift', [0, 1, 2])
 @pytest.mark.parametrize('height, width', [(8, 12), (5, 9), (3, 7)])
 def test_attention_equals_its_definition(shift, height, width):
-    layer = layer_of(6, 2, window_size=4, shift=shift)
+    layer = layer_of(6, 2, window_size=4, shift_size=shift)
     layer.shift_single_window = True
     nn.init.ones_(layer.attention_rate)
     nn.init.zeros_(layer.conv_rate)
@@ -87,7 +87,7 @@ def convolution_alone(**options):
 
 @pytest.mark.parametrize('shift', [0, 2])
 def test_convolution_sees_the_rolled_map_as_published(shift):
-    layer = convolution_alone(shift=shift)
+    layer = convolution_alone(shift_size=shift)
     x = torch.randn(7, 9, 6, dtype=torch.float64)
     rolled = np.roll(np.pad(x.numpy(), ((0, 1), (0, 3), (0, 0))), (-shift, -shift), (0, 1))
     expected = np.roll(convolution_by_definition(layer, rolled), (shift, shift), (0, 1))[:7, :9]
@@ -95,11 +95,11 @@ def test_convolution_sees_the_rolled_map_as_published(shift):
 
 
 def test_convolution_sees_the_map_as_it_is_when_asked_to():
-    layer = convolution_alone(shift=2, conv_on_rolled=False)
+    layer = convolution_alone(shift_size=2, conv_on_rolled=False)
     x = torch.randn(7, 9, 6, dtype=torch.float64)
     expected = convolution_by_definition(layer, x.numpy())
     assert np.abs(expected - layer(x[None])[0].detach().numpy()).max() < 1e-12
-    published = convolution_alone(shift=2)
+    published = convolution_alone(shift_size=2)
     differs = (published(x[None])[0] - layer(x[None])[0]).abs().amax(-1) > 1e-9
     beside_seam_or_border = torch.zeros(7, 9, dtype=torch.bool)
     beside_seam_or_border[[0, 1, 2, 6]] = True
@@ -108,13 +108,13 @@ def test_convolution_sees_the_map_as_it_is_when_asked_to():
 
 
 def test_gradients():
-    layer = layer_of(4, 2, window_size=3, shift=1)
+    layer = layer_of(4, 2, window_size=3, shift_size=1)
     x = torch.randn(1, 4, 5, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(layer, x)
 
 
 def test_a_map_of_one_window_is_shifted_only_if_its_weights_say_so():
-    layer = layer_of(4, 2, window_size=4, shift=2)
+    layer = layer_of(4, 2, window_size=4, shift_size=2)
     unshifted = layer_of(4, 2, window_size=4)
     x = torch.randn(1, 4, 4, 4, dtype=torch.float64)
     assert torch.equal(layer(x), unshifted(x))
@@ -140,7 +140,7 @@ def test_a_table_of_another_window_size_is_resized():
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_half_precision(dtype):
-    layer = layer_of(8, 2, window_size=4, shift=2)
+    layer = layer_of(8, 2, window_size=4, shift_size=2)
     x = torch.randn(2, 9, 6, 8)
     expected = layer(x.double())
     out = layer.to(dtype)(x.to(dtype))
@@ -152,7 +152,10 @@ def test_half_precision(dtype):
     'arguments, message',
     [
         (dict(channels=6, num_heads=4), 'channels must be a multiple of num_heads, got 6 and 4'),
-        (dict(channels=6, num_heads=2, shift=7), 'shift must be 0 to window_size - 1, got 7 and window_size 7'),
+        (
+            dict(channels=6, num_heads=2, shift_size=7),
+            'shift_size must be 0 to window_size - 1, got 7',
+        ),
         (dict(channels=6, num_heads=2, window_size=0), 'window_size must be a positive integer, got 0'),
     ],
 )

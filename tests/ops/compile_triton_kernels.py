@@ -1,10 +1,12 @@
 """Compile the Triton kernels for a GPU that need not be there, as the launches in triton_kernels would.
 
-Prints the shared memory that each kernel takes, in bytes, as JSON. Run without TRITON_INTERPRET.
+Prints as JSON the shared memory of each kernel, in bytes, and the number of its atomic instructions. Run without
+TRITON_INTERPRET.
 """
 
 import json
 import math
+import re
 import sys
 
 import torch
@@ -12,7 +14,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from mmacmix.ops import triton_kernels
+from mmacmix.ops.backends import triton_kernels
 
 TYPES = {torch.float32: '*fp32', torch.float16: '*fp16', torch.bfloat16: '*bf16', int: 'i32', float: 'fp32'}
 
@@ -20,7 +22,7 @@ TYPES = {torch.float32: '*fp32', torch.float16: '*fp16', torch.bfloat16: '*bf16'
 class Compiler:
     """Stands in for a kernel: to be launched is to be compiled."""
 
-    shared: dict[str, int] = {}
+    kernels: dict[str, dict[str, int]] = {}
 
     def __init__(self, kernel):
         self.kernel = kernel
@@ -38,7 +40,8 @@ class Compiler:
                 signature[name] = TYPES[value.dtype if isinstance(value, torch.Tensor) else type(value)]
         source = ASTSource(self.kernel, signature, constants)
         compiled = triton.compile(source, target=GPUTarget('cuda', 86, 32), options=options)
-        self.shared[self.kernel.__name__] = compiled.metadata.shared
+        atomics = len(re.findall(r'^\s*(?:@\S+ )?(?:atom|red)\.', compiled.asm['ptx'], re.MULTILINE))
+        self.kernels[self.kernel.__name__] = dict(shared=compiled.metadata.shared, atomics=atomics)
 
 
 def main(dtype, head_dim, kernel_size, stride, dilation):
@@ -50,7 +53,7 @@ def main(dtype, head_dim, kernel_size, stride, dilation):
     inputs = [each.requires_grad_() for each in (query, key, value)]
     out = triton_kernels.neighborhood_attention(*inputs, kernel_size, stride, dilation)
     out.backward(torch.zeros_like(out))
-    print(json.dumps(Compiler.shared))
+    print(json.dumps(Compiler.kernels))
 
 
 if __name__ == '__main__':

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mmacmix.ops import available_backends, neighborhood_attention
-from mmacmix.ops import blocked as blocked_backend
+from mmacmix.ops.backends import blocked as blocked_backend
 
 BACKENDS = available_backends('cpu')
 

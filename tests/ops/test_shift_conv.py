@@ -3,10 +3,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmacmix.ops import dense_shift_conv, feature_projection, merged_kernels, shift_conv, shift_kernels
+from mmacmix.ops import dense_shift_conv, feature_projection, merged_kernels, shift_and_sum, shift_kernels
 
 
-def shift_and_sum(features, kernel_size, stride, dilation):
+def by_definition(features, kernel_size, stride, dilation):
     """The sum of the features, each moved to where its tap looks; zeros come in at the borders."""
     batch, _, height, width = features.shape
     taps = kernel_size**2
@@ -23,8 +23,8 @@ def shift_and_sum(features, kernel_size, stride, dilation):
 def test_shift_kernels_shift_and_sum(kernel_size, stride, dilation):
     features = np.random.default_rng(0).standard_normal((2, 4 * kernel_size**2, 7, 10))
     kernels = shift_kernels(4, kernel_size).double()
-    out = shift_conv(torch.from_numpy(features), kernels, stride, dilation)
-    np.testing.assert_allclose(out.numpy(), shift_and_sum(features, kernel_size, stride, dilation), atol=1e-12)
+    out = shift_and_sum(torch.from_numpy(features), kernels, stride, dilation)
+    np.testing.assert_allclose(out.numpy(), by_definition(features, kernel_size, stride, dilation), atol=1e-12)
 
 
 @pytest.mark.parametrize('heads', [1, 4, 6])
@@ -52,7 +52,7 @@ def test_one_plain_convolution_equals_projection_then_shift_conv_with_gradients(
     draw = lambda *shape: torch.from_numpy(rng.standard_normal(shape)).requires_grad_()  # noqa: E731
     x, weight, bias = draw(2, in_channels, *size), draw(head_dim * taps, in_channels), draw(head_dim * taps)
     kernels, shift = draw(head_dim * heads, taps, kernel_size, kernel_size), draw(head_dim * heads)
-    expected = shift_conv(F.conv2d(x, weight[..., None, None], bias), kernels, stride, dilation)
+    expected = shift_and_sum(F.conv2d(x, weight[..., None, None], bias), kernels, stride, dilation)
     expected = expected + shift[:, None, None]
     merged, inner = merged_kernels(kernels, weight), merged_kernels(kernels, bias[:, None])[:, 0]
     actual = dense_shift_conv(x, merged, inner, shift, stride, dilation)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmacmix.ops import available_backends, neighborhood_attention, reference, triton_kernels
+from mmacmix.ops import available_backends, neighborhood_attention
+from mmacmix.ops.backends import reference, triton_kernels
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 
@@ -74,12 +75,6 @@ def test_narrow_types_accumulate_in_float32(dtype):
         torch.testing.assert_close(a.double(), b, rtol=0, atol=8 * torch.finfo(dtype).eps)
 
 
-def test_the_same_numbers_every_time():
-    maps = draw((1, 1, 4, 3, 9))
-    once, twice = (output_and_gradients(triton_kernels.neighborhood_attention, maps, (3, 1, 1)) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))
-
-
 def test_is_a_well_behaved_operator():
     query, key, value, _ = draw((1, 1, 4, 3, 3))
     inputs = [each.requires_grad_() for each in (query, key, value)]
@@ -95,10 +90,13 @@ def test_is_there_on_a_gpu_unless_in_float64():
 
 
 @pytest.mark.parametrize('sizes', ['float32 16 7 1 1', 'float32 128 7 2 1', 'bfloat16 20 3 2 3'])
-def test_compiles_for_a_gpu_and_fits_into_a_small_ones_memory(sizes):
+def test_compiles_for_a_gpu_fits_into_a_small_ones_memory_and_is_deterministic(sizes):
     environment = {name: value for name, value in os.environ.items() if name != 'TRITON_INTERPRET'}
     script = Path(__file__).with_name('compile_triton_kernels.py')
     done = subprocess.run([sys.executable, script, *sizes.split()], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    shared = json.loads(done.stdout)
-    assert len(shared) == 3 and max(shared.values()) <= 99 * 1024
+    kernels = json.loads(done.stdout)
+    assert len(kernels) == 3
+    for kernel in kernels.values():
+        assert kernel['shared'] <= 99 * 1024
+        assert kernel['atomics'] == 0  # nothing is summed in an order that may differ from run to run

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmacmix.backbones import ACmixPyramidVisionTransformer, ACmixResNet, ACmixSwinTransformer
 from mmacmix.layers import LESA, ACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix, XVolution, shift_conv
-from mmacmix.reporting.complexity import complexity
+from mmacmix.reporting.complexity import model_complexity
 from mmacmix.reporting.sizes import BACKBONES, classifier_size
 
 ATTENTION_ALONE = dict(rates=(1, 0), learn_rates=False)
@@ -19,12 +19,12 @@ def counted_by_torch(model, *inputs):
 
 
 def whole(model, images):
-    return sum(part.multiply_adds for part in complexity(model, lambda: model(images)).values())
+    return sum(part.macs for part in model_complexity(model, lambda: model(images)).values())
 
 
 # Measured on the published code.
 @pytest.mark.parametrize(
-    'name, parameters, multiply_adds',
+    'name, parameters, macs',
     [
         ('ACmix-ResNet-26', 10.488, 2.214),
         ('ACmix-ResNet-38', 14.411, 2.857),
@@ -33,24 +33,24 @@ def whole(model, images):
         ('ACmix-Swin-S', 50.345, 8.999),
     ],
 )
-def test_sizes_are_those_of_the_published_code(name, parameters, multiply_adds):
+def test_sizes_are_those_of_the_published_code(name, parameters, macs):
     size = classifier_size(name)
     assert round(size.parameters / 1e6, 3) == parameters
-    assert size.multiply_adds / 1e9 == pytest.approx(multiply_adds, rel=0.01)
+    assert size.macs / 1e9 == pytest.approx(macs, rel=0.01)
 
 
 @pytest.mark.parametrize('name', [name for name in BACKBONES if 'SAN' in name])
 def test_sizes_of_san_are_near_the_published_ones(name):
     size, published = classifier_size(name), BACKBONES[name][1]
     assert size.parameters / 1e6 == pytest.approx(published.parameters, rel=0.03)
-    assert size.multiply_adds / 1e9 == pytest.approx(published.multiply_adds, rel=0.03)
+    assert size.macs / 1e9 == pytest.approx(published.macs, rel=0.03)
 
 
 @pytest.mark.parametrize('name', [name for name in BACKBONES if 'PVT' in name])
 def test_sizes_of_pvt_are_near_the_published_ones(name):
     size, published = classifier_size(name), BACKBONES[name][1]
     assert round(size.parameters / 1e6) == published.parameters
-    assert size.multiply_adds / 1e9 == pytest.approx(published.multiply_adds, rel=0.02)
+    assert size.macs / 1e9 == pytest.approx(published.macs, rel=0.02)
 
 
 def test_attention_alone_costs_what_the_hosts_plain_networks_cost():
@@ -70,7 +70,7 @@ def test_attention_alone_costs_what_the_hosts_plain_networks_cost():
 def test_acmix_counts_its_steps_one_by_one(stride):
     heads, head_dim, height, width = 2, 3, 8, 6
     layer = ACmix(5, heads * head_dim, stride=stride, num_heads=heads, attention_kernel_size=5)
-    count = layer.multiply_adds((2, 5, height, width))
+    count = layer.macs((2, 5, height, width))
     pixels, queries = 2 * height * width, 2 * height * width // stride**2
     assert count.projections == 3 * 5 * 6 * pixels
     assert count.attention == queries * heads * (25 * head_dim + 25 * head_dim) + 2 * head_dim * height * width
@@ -82,7 +82,7 @@ def test_acmix_counts_its_steps_one_by_one(stride):
     [
         (PatchwiseACmix(6, 16, 3), (2, 6, 5, 4)),
         (SpatialReductionACmix(8, 2, 2), (2, 6, 4, 8)),
-        (WindowACmix(8, 2, window_size=3, shift=1), (2, 5, 4, 8)),
+        (WindowACmix(8, 2, window_size=3, shift_size=1), (2, 5, 4, 8)),
         (XVolution(6, 8, stride=2, groups=2), (2, 6, 5, 4)),
     ],
 )
@@ -90,7 +90,7 @@ def test_layers_count_what_torch_counts_where_it_can(layer, shape, monkeypatch):
     """The convolution path merged into the projections costs more; aggregation is no matrix product for torch."""
     monkeypatch.setattr(shift_conv, 'GROUPED', -1e9)  # in its factors, not as one plain convolution
     x = torch.rand(shape)
-    asked = layer.eval().multiply_adds(shape)
+    asked = layer.eval().macs(shape)
     counted = counted_by_torch(layer, x)
     if isinstance(layer, PatchwiseACmix):
         counted += 9 * 16 * 2 * 5 * 4
@@ -103,7 +103,7 @@ def test_layers_count_what_torch_counts_where_it_can(layer, shape, monkeypatch):
 
 def test_lesa_counts_its_steps_one_by_one():
     height, width, channels, heads = 5, 3, 16, 4
-    count = LESA(8, channels, num_heads=heads, stride=2).multiply_adds((2, 8, height, width))
+    count = LESA(8, channels, num_heads=heads, stride=2).macs((2, 8, height, width))
     pixels = height * width
     assert count.projections == 2 * pixels * 8 * 2 * channels
     assert count.convolution == 2 * pixels * (9 * 8 // heads * channels + channels**2)
@@ -114,9 +114,9 @@ def test_lesa_counts_its_steps_one_by_one():
 
 def test_parts_of_a_network():
     network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), ACmix(8, 8), nn.Flatten(), nn.Linear(8 * 16, 2))
-    parts = complexity(network, lambda: network(torch.rand(1, 3, 4, 4)))
-    asked = network[1].multiply_adds((1, 8, 4, 4))
-    assert [parts[name].multiply_adds for name in asked._fields] == list(asked)
+    parts = model_complexity(network, lambda: network(torch.rand(1, 3, 4, 4)))
+    asked = network[1].macs((1, 8, 4, 4))
+    assert [parts[name].macs for name in asked._fields] == list(asked)
     assert parts['rest'] == (3 * 8 * 9 + 8 + 8 * 16 * 2 + 2, 3 * 8 * 9 * 16 + 8 * 16 * 2)
     assert parts['projections'].parameters == 3 * (8 * 8 + 8)
     assert parts['attention'].parameters == 2 * 2 + 2 + 1
@@ -127,6 +127,6 @@ def test_parts_of_a_network():
 def test_a_network_without_acmix_is_all_rest():
     network = ACmixResNet(26, base_channels=8, stage_with_acmix=(False,) * 4).eval()
     images = torch.rand(1, 3, 32, 32)
-    parts = complexity(network, lambda: network(images))
-    assert parts['rest'].multiply_adds == counted_by_torch(network, images) > 0
+    parts = model_complexity(network, lambda: network(images))
+    assert parts['rest'].macs == counted_by_torch(network, images) > 0
     assert parts['projections'] == parts['attention'] == parts['convolution'] == (0, 0)

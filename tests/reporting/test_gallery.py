@@ -101,3 +101,24 @@ def test_samples_of_different_sizes_fill_rows(tmp_path, visualizer):
     height, width, _ = np.array(Image.open(tmp_path / 'gallery.png')).shape
     assert height == (400 + 6) + (279 + 6)  # each row as high as its highest picture
     assert width == 3 * 406 + 24 + 3 * 406 + 24
+
+
+@pytest.mark.parametrize('ignore_index', [0, 11, 255])
+def test_ignored_pixels_have_no_colour_and_no_name(tmp_path, ignore_index):
+    from mmseg.structures import SegDataSample
+    from mmseg.visualization import SegLocalVisualizer
+
+    artist = SegLocalVisualizer()
+    artist.dataset_meta = dict(classes=('ground', 'thing'), palette=[(0, 0, 255), (255, 0, 0)])
+    path = tmp_path / 'image.png'
+    Image.fromarray(np.full((40, 80, 3), 120, np.uint8)).save(path)
+    truth = torch.full((1, 40, 80), ignore_index)
+    truth[..., 40:] = 1
+    sample = SegDataSample(metainfo=dict(img_path=str(path)))
+    sample.gt_sem_seg, sample.pred_sem_seg = PixelData(data=truth), PixelData(data=torch.ones_like(truth))
+    draw_gallery([sample], artist, tmp_path / 'gallery.png', ignore_index=ignore_index, note='a note')
+    picture = np.array(Image.open(tmp_path / 'gallery.png').convert('RGB')).astype(int)
+    assert np.ptp(picture[10, 406 + 20]) == 0 and picture[10, 406 + 380, 0] > picture[10, 406 + 380, 2]
+    legend = picture[200 + 6 :]
+    assert (legend == (255, 0, 0)).all(-1).any() and not (legend == (0, 0, 255)).all(-1).any()
+    assert len(legend) == 48 + 6 + 48 + 6  # the legend and the note

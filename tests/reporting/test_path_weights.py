@@ -13,12 +13,12 @@ from mmacmix.reporting.path_weights import (
     attention_share,
     logged_path_weights,
     observed_path_weights,
-    path_weights,
+    path_weights_of,
 )
 
 LAYERS = {
     'ACmix': (lambda **rates: ACmix(8, 8, bias=True, **rates), (2, 8, 9, 7)),
-    'WindowACmix': (lambda **rates: WindowACmix(8, 2, drop_rate=0.5, shift=3, **rates), (2, 9, 7, 8)),
+    'WindowACmix': (lambda **rates: WindowACmix(8, 2, drop_rate=0.5, shift_size=3, **rates), (2, 9, 7, 8)),
     'SpatialReductionACmix': (lambda **rates: SpatialReductionACmix(8, 2, 2, **rates), (2, 8, 6, 8)),
     'PatchwiseACmix': (lambda **rates: PatchwiseACmix(8, 8, **rates), (2, 8, 9, 7)),
 }
@@ -77,9 +77,9 @@ def test_observing_changes_neither_output_nor_gradients():
 
 def test_rates_of_a_checkpoint_in_order():
     network = nn.Sequential(ACmix(8, 8, rates=(1, 2)), nn.Conv2d(8, 8, 1), ACmix(8, 8, rates=(3, 4)))
-    assert path_weights(network.state_dict()) == {'0': PathWeights(1, 2), '2': PathWeights(3, 4)}
-    assert path_weights(ACmix(8, 8, rates=(1, 2)).state_dict()) == {'': PathWeights(1, 2)}
-    assert path_weights(nn.Conv2d(8, 8, 1).state_dict()) == {}
+    assert path_weights_of(network.state_dict()) == {'0': PathWeights(1, 2), '2': PathWeights(3, 4)}
+    assert path_weights_of(ACmix(8, 8, rates=(1, 2)).state_dict()) == {'': PathWeights(1, 2)}
+    assert path_weights_of(nn.Conv2d(8, 8, 1).state_dict()) == {}
 
 
 def test_the_hook_logs_at_its_interval_and_at_the_end():

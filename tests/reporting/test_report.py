@@ -16,20 +16,17 @@ def run(tmp_path):
     rates = {f'path_weights/backbone.{layer}.conv2/{name}': 0.4 for layer in ('layer1', 'layer2')
              for name in ('attention_rate', 'conv_rate', 'attention_share')}  # fmt: skip
     scores = {'coco/segm_mAP': 0.321, 'coco/disc_precision': 0.4, 'coco/square_precision': float('nan')}
-    lines += [rates | dict(step=2), scores | dict(step=0)]
+    lines += [scores | dict(step=1), rates | dict(step=2), scores | dict(step=2)]
     (tmp_path / '1' / 'vis_data').mkdir(parents=True)
     (tmp_path / '1' / 'vis_data' / 'scalars.json').write_text(''.join(f'{json.dumps(line)}\n' for line in lines))
     (tmp_path / 'results.json').write_text(json.dumps(scores))
-    (tmp_path / 'mine.py').write_text('raise SystemExit("a script of the user")')
-    (tmp_path / '1' / 'vis_data' / 'config.py').write_text(
-        "model = dict(type='MaskRCNN', backbone=dict(type='ACmixResNet', depth=26))\n"
-        "train_dataloader = dict(batch_size=4, dataset=dict(type='CocoDataset', data_root='<data>'))\n"
-    )
-    (tmp_path / 'run.json').write_text(
-        json.dumps(
-            dict(config='own', processes=2, parameters=dict(attention=12345, rest=5), environment=dict(PyTorch='2.x'))
-        )
-    )
+    for name in ('mine.py', '1/vis_data/config.py'):
+        (tmp_path / name).write_text('raise SystemExit("code, which no report runs")')
+    settings = dict(backbone='ACmixResNet(depth=26)', data='CocoDataset in <data>')
+    parameters = dict(attention=12345, rest=5)
+    environment = dict(PyTorch='2.x')
+    content = dict(config='own', processes=2, batch_size=4, settings=settings)
+    (tmp_path / 'run.json').write_text(json.dumps(content | dict(parameters=parameters, environment=environment)))
     (tmp_path / 'images.csv').write_text('image,quality\na.png,0.1\nb.png,0.9\n')
     Image.new('RGB', (30, 20)).save(tmp_path / 'gallery.png')
     return tmp_path
@@ -58,6 +55,15 @@ def test_the_page_says_and_shows_what_the_run_left(run):
         *charts.values(), (run / 'gallery.png').read_bytes()
     }  # fmt: skip
     assert 'http' not in page.replace('http-equiv', '')  # nothing is fetched
+
+
+def test_one_evaluation_has_no_chart_over_time(run):
+    log = run / '1' / 'vis_data' / 'scalars.json'
+    log.write_text(
+        ''.join(line for line in log.read_text().splitlines(keepends=True) if '"step": 1' not in line or 'lr' in line)
+    )
+    page = write_report(run).read_text()
+    assert not (run / 'report' / 'scores.png').exists() and '0.321' in page
 
 
 def test_a_run_that_ended_early_has_a_page_too(run):

@@ -1,3 +1,5 @@
+"""What an evaluation leaves in the work directory; whatever goes wrong in it ends nothing."""
+
 import json
 import logging
 from types import SimpleNamespace
@@ -10,12 +12,13 @@ from mmdet.visualization import DetLocalVisualizer
 from mmengine.structures import InstanceData
 from PIL import Image
 
-from mmacmix.reporting import ResultsHook
+from mmacmix.reporting import ResultsHook, guard, results_hook
+from mmacmix.reporting.selection import Judged
 
 
-def evaluate(folder, metrics, kind='val', samples=(), images=12, visualizer=None):
+def evaluate(folder, metrics, kind='val', samples=(), images=12, visualizer=None, hook=None):
     loader = SimpleNamespace(dataset=SimpleNamespace(metainfo={}))
-    metric = SimpleNamespace(classwise=False)
+    metric = SimpleNamespace()
     runner = SimpleNamespace(
         work_dir=str(folder),
         logger=logging.getLogger(),
@@ -25,9 +28,8 @@ def evaluate(folder, metrics, kind='val', samples=(), images=12, visualizer=None
         val_evaluator=SimpleNamespace(metrics=[metric]),
         test_evaluator=SimpleNamespace(metrics=[metric]),
     )
-    hook = ResultsHook(images)
+    hook = hook or ResultsHook(images)
     getattr(hook, f'before_{kind}_epoch')(runner)
-    assert metric.classwise
     for index, sample in enumerate(samples):
         getattr(hook, f'after_{kind}_iter')(runner, index, outputs=[sample])
     getattr(hook, f'after_{kind}_epoch')(runner, metrics)
@@ -61,47 +63,71 @@ def detected(folder, name, share, judged=True):
     return sample
 
 
-@pytest.mark.parametrize('judged', [True, False])
-def test_images_are_listed_and_shown_from_worst_to_best(tmp_path, monkeypatch, judged):
-    from mmacmix.reporting import results_hook
-
-    drawn = {}
+@pytest.fixture
+def drawn(monkeypatch):
+    """What the gallery is asked to draw, instead of drawing it."""
+    asked = {}
     monkeypatch.setattr(
-        results_hook, 'draw_gallery', lambda samples, *_, **options: drawn.update(options, samples=samples)
+        results_hook, 'draw_gallery', lambda samples, *_, **options: asked.update(options, samples=samples)
     )
-    shares = [0.8, 0.6, 0.95, 0.7, 0.9, 0.65, 0.75]
-    samples = [detected(tmp_path, f'{index}.png', share, judged) for index, share in enumerate(shares)]
-    evaluate(tmp_path, {}, samples=samples, images=4)
-    assert drawn['captions'] == (
-        ['1.png: 0.60', '5.png: 0.65', '4.png: 0.90', '2.png: 0.95']
-        if judged
-        else [f'{index}.png' for index in range(4)]
-    )
+    return asked
+
+
+def test_images_are_listed_from_worst_to_best_and_a_few_of_all_kinds_are_shown(tmp_path, drawn):
+    shares = [0.80, 0.60, 0.95, 0.70, 0.90, 0.65, 0.75]
+    samples = [detected(tmp_path, f'{index}.png', share) for index, share in enumerate(shares)]
+    evaluate(tmp_path, {}, samples=samples, images=3)
+    assert drawn['captions'] == ['1.png: 0.60', '6.png: 0.75', '2.png: 0.95']  # the median is 0.75
     assert all(len(sample.pred_instances) == 1 for sample in drawn['samples'])  # without what is not drawn
     assert len(samples[1].pred_instances) == 2
-    table = tmp_path / 'images.csv'
-    assert table.exists() == judged
-    if judged:
-        lines = table.read_text().splitlines()
-        assert lines[0] == 'image,quality' and lines[1].endswith('1.png,0.6000') and len(lines) == 8
+    lines = (tmp_path / 'images.csv').read_text().splitlines()
+    assert lines[0] == 'image,quality' and lines[1].endswith('1.png,0.6000') and len(lines) == 8
+    assert drawn['note'] == ''
 
 
-def test_images_of_all_processes_are_listed_and_shown(tmp_path, monkeypatch):
-    from mmacmix.reporting import results_hook
+def test_without_ground_truth_the_first_images_are_shown(tmp_path, drawn):
+    samples = [detected(tmp_path, f'{index}.png', 0.7, judged=False) for index in range(5)]
+    evaluate(tmp_path, {}, samples=samples, images=3)
+    assert drawn['captions'] == ['0.png', '1.png', '2.png'] and not (tmp_path / 'images.csv').exists()
 
-    drawn = {}
-    monkeypatch.setattr(results_hook, 'draw_gallery', lambda *_, captions, **options: drawn.update(captions=captions))
+
+def test_images_without_objects_are_counted_instead_of_shown(tmp_path, drawn):
+    samples = [detected(tmp_path, f'{index}.png', 0.8) for index in range(5)]
+    for sample in samples[:3]:
+        sample.gt_instances = sample.gt_instances[:0]
+    samples[0].pred_instances = samples[0].pred_instances[:0]
+    evaluate(tmp_path, {}, samples=samples)
+    assert drawn['captions'] == ['3.png: 0.80', '4.png: 0.80']
+    assert drawn['note'] == '3 of 5 images have no objects and are not shown; something was found in 2 of them'
+
+
+def test_images_of_all_processes_are_listed_and_shown(tmp_path, drawn, monkeypatch):
     # The other process had the same images under other names, and one of ours, which filled up its share.
-    others = [(str(tmp_path / name), quality) for name, quality in (('a.png', 0.5), ('b.png', 0.99), ('0.png', 0.8))]
-    samples = [SimpleNamespace(img_path=path) for path, _ in others]
-    extremes = [(quality, sample) for (_, quality), sample in zip(others, samples, strict=True)]
-    monkeypatch.setattr(results_hook, 'all_gather_object', lambda own: [own, (others, extremes, [])])
+    others = {str(tmp_path / name): quality for name, quality in (('a.png', 0.5), ('b.png', 0.99), ('0.png', 0.8))}
+    candidates = [Judged(quality, SimpleNamespace(img_path=path)) for path, quality in others.items()]
+    monkeypatch.setattr(results_hook, 'all_gather_object', lambda own: [own, own._replace(
+        qualities=others, candidates=candidates)])  # fmt: skip
     own = [detected(tmp_path, f'{index}.png', share) for index, share in enumerate([0.8, 0.6, 0.95, 0.7])]
-    evaluate(tmp_path, {}, samples=own, images=4)
-    assert drawn['captions'] == ['a.png: 0.50', '1.png: 0.60', '2.png: 0.95', 'b.png: 0.99']
+    evaluate(tmp_path, {}, samples=own, images=3)
+    assert drawn['captions'] == ['a.png: 0.50', '3.png: 0.70', 'b.png: 0.99']
     listed = [line.split('/')[-1] for line in (tmp_path / 'images.csv').read_text().splitlines()[1:]]
     names = ('a.png', 0.5), ('1.png', 0.6), ('3.png', 0.7), ('0.png', 0.8), ('2.png', 0.95), ('b.png', 0.99)
     assert listed == [f'{name},{quality:.4f}' for name, quality in names]
+
+
+def test_what_fails_is_told_once_and_ends_nothing(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(guard, 'print_log', lambda message, *_: told.append(message))
+
+    def fail(*_, **__):
+        raise OSError(28, 'No space left on device')
+
+    hook = ResultsHook()
+    monkeypatch.setattr(results_hook, 'draw_gallery', fail)
+    for _ in range(2):
+        evaluate(tmp_path, {'mIoU': 60.0}, samples=[detected(tmp_path, 'only.png', 0.8)], hook=hook)
+    assert json.loads((tmp_path / 'results.json').read_text()) == {'mIoU': 60.0}
+    assert told == ['results cannot be written, and the run continues: OSError [Errno 28] No space left on device']
 
 
 def test_the_gallery_is_drawn(tmp_path):

@@ -298,13 +298,13 @@ def window_acmix(draw):
     window_size = draw(st.integers(1, 7))
     arguments |= dict(
         window_size=window_size,
-        shift=draw(st.integers(0, window_size - 1)),
+        shift_size=draw(st.integers(0, window_size - 1)),
         qk_scale=draw(st.sampled_from([None, 0.5, 1])),
         conv_on_rolled=draw(st.booleans()),
     )
     no_arguments |= dict(
         window_size=NO_SIZES,
-        shift=st.one_of(NO_INTEGERS, st.integers(-2, -1), st.just(window_size)),
+        shift_size=st.one_of(NO_INTEGERS, st.integers(-2, -1), st.just(window_size)),
         qk_scale=st.sampled_from(['1', float('nan'), [1], True]),
     )
     return maybe_wrong(draw, arguments, no_arguments)
@@ -321,9 +321,7 @@ def test_window_acmix(case, batch, height, width):
 @st.composite
 def spatial_reduction_acmix(draw):
     arguments, no_arguments = draw(transformer_layer())
-    return maybe_wrong(
-        draw, arguments | dict(reduction=draw(st.integers(1, 8))), no_arguments | dict(reduction=NO_SIZES)
-    )
+    return maybe_wrong(draw, arguments | dict(sr_ratio=draw(st.integers(1, 8))), no_arguments | dict(sr_ratio=NO_SIZES))
 
 
 @cases(250)
@@ -507,7 +505,7 @@ def pvt(draw):
         embed_dims=entries(4, 8),
         num_heads=entries(1, 2, 4),
         mlp_ratios=entries(1, 4),
-        reductions=entries(1, 2, 3, 8),
+        sr_ratios=entries(1, 2, 3, 8),
     )
     arguments = shared | dict(
         arch=arch,
@@ -529,7 +527,7 @@ def pvt(draw):
             dict(embed_dims=[4]),
             arch | dict(depths=[0] * number),
             arch | dict(num_heads=[1] * (number + 1)),
-            arch | dict(reductions=['1'] * number),
+            arch | dict(sr_ratios=['1'] * number),
             arch | dict(widths=[1]),
         ]
     )

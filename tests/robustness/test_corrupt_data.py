@@ -21,9 +21,9 @@ from mmacmix.datasets import CLASSES, annotations, write_shapes
 from mmacmix.datasets.annotations import check_annotations
 from mmacmix.datasets.files import DataError, check_files
 from mmacmix.datasets.items import CheckedPipeline
+from mmacmix.engine import build_runner, checked_runner
 from mmacmix.errors import UserError
 from mmacmix.inference import Predictor
-from mmacmix.runner import build_runner, checked_runner
 from tests.conftest import TINY
 from tests.tooling import ROOT
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmacmix.checkpoints import load_checkpoint
 from mmacmix.datasets import write_shapes
-from mmacmix.environment import load_checkpoint
-from mmacmix.training import AtomicFileBackend, latest_checkpoint
+from mmacmix.engine import AtomicFileBackend, latest_checkpoint
 from tests.tooling import ROOT, load, start
 
 CONFIG = ROOT / 'configs' / 'shapes' / 'mask-rcnn_acmix-r26_shapes.py'
@@ -129,7 +129,7 @@ def test_a_full_disk_leaves_what_was_written_before(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        with pytest.raises(OSError, match='what was written before is whole.*iter_1.pth'):
+        with pytest.raises(OSError, match='earlier files are complete.*iter_1.pth'):
             backend.put(b'x' * 2000, path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -149,7 +149,7 @@ def test_a_training_on_a_full_disk_says_so_and_goes_on_from_its_last_checkpoint(
     full = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))  # noqa: E731
     done = resumed('train_cfg.max_iters=3', preexec_fn=full)
     assert done.returncode == 1 and 'Traceback' not in done.stderr
-    assert 'what was written before is whole' in done.stderr.splitlines()[-1]
+    assert 'earlier files are complete' in done.stderr.splitlines()[-1]
     assert weights(place / 'run')['meta']['iter'] == 1
     done = resumed('train_cfg.max_iters=2')
     assert done.returncode == 0, done.stderr

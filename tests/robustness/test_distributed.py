@@ -10,8 +10,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grad_norm_
 
 from mmacmix.backbones import ACmixPyramidVisionTransformer, ACmixResNet, ACmixSAN, ACmixSwinTransformer
-from mmacmix.running import build_model
-from mmacmix.training import ShardedStrategy
+from mmacmix.engine import ShardedStrategy
+from mmacmix.inference import build_model
 from tests.conftest import TINY
 from tests.processes import run_processes
 from tests.tooling import ROOT
@@ -36,7 +36,7 @@ def swin(**arguments):
 
 
 def pvt(**arguments):
-    arch = dict(depths=(1, 1), embed_dims=(8, 16), num_heads=(1, 2), mlp_ratios=(2, 2), reductions=(2, 1))
+    arch = dict(depths=(1, 1), embed_dims=(8, 16), num_heads=(1, 2), mlp_ratios=(2, 2), sr_ratios=(2, 1))
     own = dict(patch_sizes=(4, 2), out_indices=(0, 1), drop_path_rate=0.0)
     return ACmixPyramidVisionTransformer(arch, **own | arguments)
 

@@ -13,11 +13,10 @@ from uuid import uuid4
 import pytest
 from mmengine.config import Config
 
+from mmacmix.checkpoints import load_checkpoint
 from mmacmix.datasets import write_shapes
-from mmacmix.environment import load_checkpoint
+from mmacmix.inference import build_model
 from mmacmix.reporting.complexity import count_parameters
-from mmacmix.runner import check_checkpoint
-from mmacmix.running import build_model
 from tests.tooling import ROOT
 
 LAUNCH = ROOT / 'tools' / 'launch.py'
@@ -123,7 +122,7 @@ def test_what_ends_one_process_ends_the_job_and_is_its_last_line(fate, told, tmp
         'import os, signal, time\n'
         'def fail(message):\n'
         '    from mmacmix.errors import UserError\n'
-        '    from mmacmix.running import run\n'
+        '    from mmacmix.cli import run\n'
         '    def main(argv):\n'
         '        raise UserError(message)\n'
         '    run(main)\n'
@@ -225,7 +224,7 @@ def test_a_training_goes_on_in_another_number_of_processes(place):
 @pytest.mark.slow
 def test_a_network_shared_out_is_trained_by_the_tools(place):
     assert iterations(train(place, SHARED_OUT, 2, 1, '--work-dir', 'shared')) == ['1']
-    check_checkpoint(str(place / 'shared' / 'iter_1.pth'), tiny_network())
+    tiny_network().load_state_dict(load_checkpoint(place / 'shared' / 'iter_1.pth')['state_dict'])
     logged = (place / 'shared').glob('*/vis_data/scalars.json')
     assert '"path_weights/backbone.layer1.0.conv2/attention_rate"' in next(logged).read_text()
     counted = json.loads((place / 'shared' / 'run.json').read_text())['parameters']

@@ -18,9 +18,9 @@ from mmacmix.backbones import (
     XVolutionResNet,
 )
 from mmacmix.datasets import write_shapes
+from mmacmix.inference import build_model
 from mmacmix.layers import LESA, ACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix, XVolution
 from mmacmix.ops import available_backends, neighborhood_attention
-from mmacmix.running import build_model
 from tests.conftest import TINY
 from tests.tooling import ROOT
 
@@ -40,8 +40,8 @@ LAYERS = {
         for backend in BACKENDS
         for stride in (1, 2)
     },
-    'WindowACmix': (lambda: WindowACmix(16, 4, shift=3), (2, 17, 13, 16)),
-    'SpatialReductionACmix': (lambda: SpatialReductionACmix(16, 4, reduction=2), (2, 17, 13, 16)),
+    'WindowACmix': (lambda: WindowACmix(16, 4, shift_size=3), (2, 17, 13, 16)),
+    'SpatialReductionACmix': (lambda: SpatialReductionACmix(16, 4, sr_ratio=2), (2, 17, 13, 16)),
     'PatchwiseACmix': (lambda: PatchwiseACmix(16, 16), (2, 16, 17, 13)),
     'XVolution': (lambda: XVolution(16, 16), (2, 16, 17, 13)),
     'LESA': (lambda: LESA(16, 16), (2, 16, 17, 13)),

@@ -243,7 +243,7 @@ def test_a_segmentor_is_trained_and_tested(place):
     ('train.py', [CONFIG, '--auto-scale-lr'], '--auto-scale-lr needs auto_scale_lr.base_batch_size'),
     ('test.py', [CONFIG, 'run/iter_2.pth'], 'run/iter_2.pth is a checkpoint of another model: shapes differ for '),
     ('test.py', [CONFIG, 'data/shapes/annotations/instances_val.json', '--cfg-options', *TINY],
-     'instances_val.json cannot be read as a checkpoint: it is no file that torch.save writes'),
+     'instances_val.json cannot be read as a checkpoint: it was not written by torch.save'),
     ('test.py', [CONFIG, 'run/iter_2.pth', '--tta'], '--tta merges boxes alone in MMDetection'),
     ('test.py', [CONFIG, 'run/iter_2.pth', '--out', 'x.json'], '--out takes a .pkl file for a detector, got x.json'),
 ])  # yapf: disable

@@ -1,0 +1,36 @@
+"""A config in short: what it sets, by name, whatever its data sets are wrapped in."""
+
+import pytest
+from mmengine.config import Config
+
+from mmacmix.reporting.settings import settings_of
+from tests.tooling import ROOT
+
+
+def test_a_training_config_in_short():
+    rows = settings_of(Config.fromfile(ROOT / 'configs/shapes/mask-rcnn_acmix-r26_shapes.py'))
+    assert rows['model'] == 'MaskRCNN'
+    assert rows['backbone'].startswith('ACmixResNet(') and 'depth=26' in rows['backbone']
+    assert rows['data'] == 'CocoDataset in data/shapes/' or rows['data'] == 'CocoDataset in data/shapes'
+    assert rows['optimiser'].startswith('AdamW(lr=0.0025')
+    assert rows['schedule'].startswith('LinearLR(') and '; CosineAnnealingLR(' in rows['schedule']
+    assert rows['starts from'] == 'random weights'
+    assert rows['RoI head, mask_head'].startswith('FCNMaskHead(')
+
+
+@pytest.mark.parametrize(
+    'dataset, shown',
+    [
+        (dict(type='RepeatDataset', times=2, dataset=dict(type='A', data_root='a')), 'A in a'),
+        (
+            dict(type='ConcatDataset', datasets=[dict(type='A', data_root='a'), dict(type='B', data_root='b')]),
+            'A in a; B in b',
+        ),
+    ],
+)
+def test_wrapped_data_sets_are_named(dataset, shown):
+    assert settings_of(Config(dict(train_dataloader=dict(dataset=dataset))))['data'] == shown
+
+
+def test_nothing_is_set():
+    assert settings_of(Config(dict())) == {'starts from': 'random weights'}
