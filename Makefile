@@ -1,14 +1,14 @@
-# make train    set up if needed; train, evaluate and draw Mask R-CNN with ACmix on generated images
-# make test     set up if needed; run the tests, but for slow ones
-# make test-all set up if needed; run all tests
-# make notebook set up if needed; run the tutorial, in under three minutes
-# make docs     set up if needed; build the documentation into build/site
-# make lint     set up if needed; check style and formatting
-# make setup    set up only
-# make lock     fit the locked versions to the requirements; make lock UPGRADE=1 takes the newest of all that are free
+# make setup    set up the environment; the targets below except lock do so first if needed
+# make train    train and evaluate Mask R-CNN with ACmix on generated images, and draw its predictions
+# make test     run all tests except slow ones
+# make test-all run all tests
+# make notebook run the tutorial, in under three minutes
+# make docs     build the documentation in build/site
+# make lint     check style and formatting
+# make lock     update the locked versions to match the requirements; with UPGRADE=1, upgrade all that are not pinned
 #
-# LANE=onedl uses the maintained forks of the OpenMMLab packages, in an environment of their own.
-# PYTHON=/path/to/python3 builds on that interpreter and uses the torch it has.
+# LANE=onedl uses the maintained forks of the OpenMMLab packages, in a separate environment.
+# PYTHON=/path/to/python3 sets the interpreter; its torch is used if it has one.
 
 LANE ?= openmmlab
 VENV := $(if $(filter openmmlab,$(LANE)),.venv,.venv-$(LANE))
@@ -20,28 +20,28 @@ WORK_DIR ?= work_dirs/shapes
 .PHONY: setup train test test-all notebook docs lint lock
 
 setup:
-	@command -v $(or $(PYTHON),python3) > /dev/null || { echo "set-up: mmacmix needs Python 3.10, 3.11 or 3.12, and there is no $(or $(PYTHON),python3) on the PATH." >&2; exit 1; }
+	@command -v $(or $(PYTHON),python3) > /dev/null || { echo "set-up: mmacmix needs Python 3.10, 3.11 or 3.12, but $(or $(PYTHON),python3) was not found: install it, or name another with PYTHON=/path/to/python3." >&2; exit 1; }
 	@$(or $(PYTHON),python3) requirements/install.py --lane $(LANE) $(if $(PYTHON),--python $(PYTHON))
 
 $(SHAPES)/annotations/instances_val.json: | setup
 	@$(RUN); python tools/make_shapes.py $(SHAPES)
 
-# On a CPU, two processes of one thread train such a small network faster than one process of two threads. A GPU takes
-# one process. The batch is 4 images in both cases.
+# On a CPU, two processes with one thread each train this small network faster than one process with two threads. A GPU
+# is used by one process. The total batch is 4 images in both cases.
 train: setup $(SHAPES)/annotations/instances_val.json
 	@$(RUN); if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
 	    tools/train.py $(CONFIG) --work-dir $(WORK_DIR); \
 	else \
 	    tools/dist_train.sh $(CONFIG) 2 --work-dir $(WORK_DIR) --cfg-options train_dataloader.batch_size=2; \
 	fi
-	@echo "Trained: open $(WORK_DIR)/report.html; $(WORK_DIR)/results.md holds the results, $(WORK_DIR)/gallery.png shows them."
+	@echo "Training done. Open $(WORK_DIR)/report.html; the results are in $(WORK_DIR)/results.md and $(WORK_DIR)/gallery.png."
 
 PYTEST := OMP_NUM_THREADS=1 python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test: setup
 	@$(RUN); $(PYTEST) -m 'not slow'
 
-# Speed alone: the times would hold what other tests do beside it.
+# Speed tests run separately, as parallel tests would distort the times.
 test-all: setup
 	@$(RUN); python -m pytest tests/test_speed.py; speed=$$?; \
 	    $(PYTEST) --ignore=tests/test_speed.py && exit $$speed
@@ -49,7 +49,7 @@ test-all: setup
 notebook: setup
 	@mkdir -p build
 	@$(RUN); timeout 180 jupyter execute demo/mmacmix_tutorial.ipynb --output=$(CURDIR)/build/mmacmix_tutorial.ipynb \
-	    || { test $$? = 124 && echo 'The tutorial takes more than three minutes.'; exit 1; } >&2
+	    || { test $$? = 124 && echo 'The tutorial took more than three minutes.'; exit 1; } >&2
 
 docs: setup
 	@$(RUN); NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
@@ -58,7 +58,7 @@ lint: setup
 	@$(RUN); ruff check .
 	@$(RUN); ruff format --check .
 
-# In an environment of its own, as requirements that contradict the locks can't be set up.
+# uv has a separate environment, since the main one cannot be set up while requirements contradict the lock.
 lock:
 	@$(or $(PYTHON),python3) -m venv build/uv
 	@build/uv/bin/pip install --quiet uv==0.13.9

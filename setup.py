@@ -1,4 +1,4 @@
-"""Packaging. Configs and tools travel inside the package, under ``mmacmix/.mim``, where MIM looks for them."""
+"""Packaging. Configs and tools are included under ``mmacmix/.mim``, where MIM looks for them."""
 
 import shutil
 from pathlib import Path
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent
 
 
 class BuildWithMim(build_py):
-    """Copies configs, tools and the model index into the built package; an editable one gets links to them."""
+    """Adds configs, tools and the model index to the package: copies, or links if it is editable."""
 
     def run(self) -> None:
         super().run()
@@ -42,8 +42,8 @@ setup(
     packages=find_packages(include=['mmacmix', 'mmacmix.*']),
     package_data={'mmacmix.reporting': ['*.j2']},
     python_requires='>=3.10',
-    # MMEngine and MMCV come under several distribution names (mmcv, mmcv-lite, onedl-mmcv): whoever installs this
-    # package has one already, and importing it says in a sentence what is missing.
+    # MMEngine and MMCV are not required here, as they have several distributions (mmcv, mmcv-lite, onedl-mmcv).
+    # Importing the package reports missing ones.
     install_requires=['torch>=2.6', 'numpy', 'jinja2'],
     extras_require={
         'openmmlab': ['mmengine>=0.10.7', 'mmcv==2.1.0', 'mmdet==3.3.0', 'mmsegmentation==1.2.2', 'ftfy', 'regex'],

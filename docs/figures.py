@@ -1,4 +1,4 @@
-"""Draws the figures of the page "Four ways to mix convolution and attention".
+"""Draw the figures of the page "Four ways to mix convolution and attention".
 
 python docs/figures.py
 """
@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def paths() -> None:
-    """The operator as boxes and arrows."""
+    """Draw the operator of ACmix."""
     axes = canvas(9.5, 3.6, 19, 7)
     box(axes, 0, 2.8, 1.6, 1.4, 'input\n$x$', PLAIN)
     for y, name in ((5, 'q'), (2.9, 'k'), (0.8, 'v')):
@@ -51,12 +51,12 @@ def paths() -> None:
 
 
 def second_path() -> None:
-    """ACmix beside a transformer's own attention."""
+    """Draw ACmix in a transformer: a second path in addition to its own attention."""
     axes = canvas(9.5, 2.8, 19, 5.6)
     box(axes, 0, 2.1, 1.6, 1.4, 'input\n$x$', PLAIN)
-    box(axes, 3, 2, 2.6, 1.6, "the host's\n$q$, $k$, $v$", SHARED)
+    box(axes, 3, 2, 2.6, 1.6, 'transformer:\n$q$, $k$, $v$', SHARED)
     arrow(axes, (1.6, 2.8), (3, 2.8))
-    box(axes, 7.4, 3.8, 4, 1.4, "the host's\nown attention", ATTENTION)
+    box(axes, 7.4, 3.8, 4, 1.4, "the transformer's\nown attention", ATTENTION)
     box(axes, 12.2, 3.8, 1.6, 1.4, 'proj', ATTENTION)
     box(axes, 7.4, 0.4, 2.8, 1.4, 'fully\nconnected', CONVOLUTION)
     box(axes, 11, 0.4, 2.8, 1.4, 'shift\nand sum', CONVOLUTION)
@@ -73,7 +73,7 @@ def second_path() -> None:
 
 
 def xvolution() -> None:
-    """The two branches of X-volution, and the one kernel that they become."""
+    """Draw the two branches of X-volution, and the kernel they are merged into."""
     axes = canvas(9.5, 4.2, 19, 8.4)
     box(axes, 0, 4.6, 1.6, 1.4, 'input\n$x$', PLAIN)
     box(axes, 3, 6.4, 2.6, 1.4, 'shift to\n8 neighbours', ATTENTION)
@@ -93,7 +93,7 @@ def xvolution() -> None:
     box(axes, 17.3, 4.6, 1.7, 1.4, 'output', PLAIN)
     arrow(axes, (16.8, 5.3), (17.3, 5.3))
     axes.plot([0, 19], [2.1, 2.1], '--', color='#999999', lw=1)
-    axes.text(0, 1.55, 'after fuse', fontsize=10, style='italic')
+    axes.text(0, 1.55, 'after fusing', fontsize=10, style='italic')
     box(axes, 0, 0, 1.6, 1.3, 'input', PLAIN)
     box(axes, 3, 0, 11.3, 1.3, 'one kernel:  $w^A_i(x) + w^C_i$,   $w^A_i(x) = W^A_i\\,diag(x(p))$', SHARED)
     box(axes, 17.3, 0, 1.7, 1.3, 'output', PLAIN)
@@ -103,16 +103,16 @@ def xvolution() -> None:
 
 
 def lesa() -> None:
-    """The terms of LESA and their gate."""
+    """Draw the two terms of LESA and their gate."""
     axes = canvas(9.5, 3.4, 19, 6.8)
     box(axes, 0, 2.7, 1.6, 1.4, 'input\n$x$', PLAIN)
-    box(axes, 3, 5.2, 6.4, 1.4, '3x3 conv in 8 groups,\n1x1 conv, BN', CONVOLUTION)
+    box(axes, 3, 5.2, 6.4, 1.4, '3x3 conv with 8 groups,\n1x1 conv, BN', CONVOLUTION)
     box(axes, 3, 0.2, 2.7, 1.4, '1x1 conv, BN\n$q$, $k$, $v$', SHARED)
     box(axes, 6.4, 0.2, 3, 1.4, 'attention to\nall pixels, BN', ATTENTION)
     arrow(axes, (1.6, 3.4), (3, 5.9))
     arrow(axes, (1.6, 3.4), (3, 0.9))
     arrow(axes, (5.7, 0.9), (6.4, 0.9))
-    box(axes, 10.6, 2.7, 2.8, 1.4, 'gate: 1x1 conv\ntwice, sigmoid', SHARED)
+    box(axes, 10.4, 2.7, 3.2, 1.4, 'gate: two 1x1\nconvs, sigmoid', SHARED)
     axes.text(10.2, 6.1, 'unary', fontsize=10, style='italic')
     axes.text(10.2, 0.35, 'binary', fontsize=10, style='italic')
     arrow(axes, (9.4, 5.9), (11.4, 4.1))
@@ -120,7 +120,7 @@ def lesa() -> None:
     arrow(axes, (9.4, 5.9), (15.4, 4))
     arrow(axes, (9.4, 0.9), (14, 0.9))
     box(axes, 14, 0.3, 1.2, 1.2, r'$\odot$', ATTENTION)
-    arrow(axes, (13.4, 3.2), (14.4, 1.5))
+    arrow(axes, (13.6, 3.2), (14.4, 1.5))
     box(axes, 15.4, 2.8, 1.2, 1.2, '+', PLAIN)
     arrow(axes, (14.9, 1.5), (15.8, 2.8))
     box(axes, 17.3, 2.7, 1.7, 1.4, 'output', PLAIN)
@@ -129,7 +129,7 @@ def lesa() -> None:
 
 
 def canvas(width: float, height: float, right: float, top: float) -> Axes:
-    """Empty axes of so many inches, from 0 to ``right`` and ``top``."""
+    """Empty axes; the size is in inches, the coordinates run from 0 to ``right`` and ``top``."""
     _, axes = plt.subplots(figsize=(width, height))
     axes.set_axis_off()
     axes.set_xlim(0, right)
@@ -148,9 +148,9 @@ def arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], text
 
 
 def window() -> None:
-    """A window at the corner: which pixels it sees, by the operator's own function."""
+    """Draw a window at the corner of a map and the pixels it sees, as the operator computes them."""
     side, kernel = 8, 7
-    positions = window_positions(side, kernel, 1, 1)[1]  # of the query at (1, 1)
+    positions = window_positions(side, kernel, 1, 1)[1]  # for the query at (1, 1)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4))
     reach = kernel // 2
     for axes in (left, right):
@@ -158,14 +158,14 @@ def window() -> None:
         axes.set_xlim(-reach, side)
         axes.set_ylim(side, -reach)
         axes.set_axis_off()
-        for place in np.ndindex(side, side):
-            axes.add_patch(Rectangle(place[::-1], 1, 1, fc='white', ec='#bbbbbb'))
+        for y, x in np.ndindex(side, side):
+            axes.add_patch(Rectangle((x, y), 1, 1, fc='white', ec='#bbbbbb'))
     for y in positions.tolist():
         for x in positions.tolist():
             inside = 0 <= y < side and 0 <= x < side
             left.add_patch(Rectangle((x, y), 1, 1, fc=ATTENTION if inside else '#f6f6f6', ec='#bbbbbb'))
-            place = reflect(torch.tensor([y, x]), side).tolist()
-            left.text(x + 0.5, y + 0.5, f'{place[0]},{place[1]}', ha='center', va='center', fontsize=7)
+            row, column = reflect(torch.tensor([y, x]), side).tolist()
+            left.text(x + 0.5, y + 0.5, f'{row},{column}', ha='center', va='center', fontsize=7)
     counts = np.zeros((side, side), int)
     seen = reflect(positions, side)
     np.add.at(counts, tuple(np.meshgrid(seen, seen, indexing='ij')), 1)
@@ -173,10 +173,7 @@ def window() -> None:
         if count:
             right.add_patch(Rectangle((x, y), 1, 1, fc=ATTENTION, alpha=0.35 + 0.15 * count, ec='#bbbbbb'))
             right.text(x + 0.5, y + 0.5, f'{count}x', ha='center', va='center', fontsize=8)
-    for axes, title in (
-        (left, 'row, column that each place of the window sees'),
-        (right, 'how often each pixel is seen'),
-    ):
+    for axes, title in ((left, 'row, column seen at each window position'), (right, 'how often each pixel is seen')):
         axes.add_patch(Rectangle((1, 1), 1, 1, fill=False, ec='tab:red', lw=2))
         axes.add_patch(Rectangle((0, 0), side, side, fill=False, ec='black', lw=1.5))
         axes.set_title(title, fontsize=10)
@@ -184,7 +181,7 @@ def window() -> None:
 
 
 def shifts() -> None:
-    """The kernels that the group convolution starts from."""
+    """Draw the initial kernels of the group convolution."""
     figure, all_axes = plt.subplots(1, 9, figsize=(9, 1.3))
     for index, (axes, kernel) in enumerate(zip(all_axes, shift_kernels(1, 3)[0], strict=True)):
         axes.imshow(1 - kernel, cmap='Blues_r', vmin=-0.6, vmax=1)

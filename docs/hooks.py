@@ -1,4 +1,4 @@
-"""What MkDocs takes from elsewhere in the checkout."""
+"""Adds the tutorial, which is outside the docs folder, to the site."""
 
 from pathlib import Path
 
@@ -9,6 +9,6 @@ from mkdocs.structure.files import File, Files
 DEMO = Path(__file__).parents[1] / 'demo'
 
 
-@event_priority(100)  # before mkdocs-jupyter, which looks through all files
+@event_priority(100)  # before mkdocs-jupyter, which converts all notebooks among the files
 def on_files(files: Files, config: MkDocsConfig) -> None:
     files.append(File('mmacmix_tutorial.ipynb', str(DEMO), config.site_dir, config.use_directory_urls))

@@ -1,7 +1,7 @@
-"""ACmix and its relatives for OpenMMLab.
+"""ACmix and related operators for OpenMMLab.
 
-Operators and layers need torch alone. Where MMEngine and MMCV are installed, importing this package also registers the
-layers and backbones in MMEngine's root registry; nothing else changes for the process.
+Operators and layers need only torch. If MMEngine and MMCV are installed, importing this package also registers the
+layers and backbones in MMEngine's root registry; it has no other effect on the process.
 """
 
 from importlib import import_module
@@ -21,7 +21,7 @@ if has_openmmlab():
 
 
 def __getattr__(name: str):
-    """Import a subpackage that is left out above; without MMEngine or MMCV that says what is missing."""
+    """Import a subpackage that is not imported above; without MMEngine or MMCV, the error names what is missing."""
     if name in _OPENMMLAB:
         return import_module(f'.{name}', __name__)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

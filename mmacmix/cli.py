@@ -1,14 +1,13 @@
-"""What the tools share: arguments, configs, reading checkpoints as data alone, and errors in one sentence."""
+"""Shared by the tools: arguments, configs, safe loading of checkpoints, and one-sentence errors."""
 
 import inspect
 import os
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config, DictAction
 from mmengine.runner import CheckpointLoader, Runner
@@ -16,9 +15,10 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from .checkpoints import allow_training_state
 from .engine import load_once
+from .engine.processes import nested_dicts
 from .errors import UserError, first_line
 
-# Top-level settings that something reads, beside the arguments of MMEngine's Runner.
+# Top-level settings that are read, besides the arguments of MMEngine's Runner.
 _SETTINGS = {
     'auto_scale_lr',
     'custom_imports',
@@ -33,12 +33,7 @@ _SETTINGS = {
 
 
 def add_config_arguments(parser: ArgumentParser, optional: bool = False) -> None:
-    """A config and what overrides it.
-
-    Args:
-        parser: The parser to add them to.
-        optional: The tool can do without a config. Default: False.
-    """
+    """Add the config, which may be ``optional``, and the options that override its settings."""
     parser.add_argument('config', nargs='?' if optional else None, help='config file, or package::path')
     parser.add_argument(
         '--cfg-options',
@@ -50,16 +45,36 @@ def add_config_arguments(parser: ArgumentParser, optional: bool = False) -> None
 
 
 def add_common_arguments(parser: ArgumentParser) -> None:
-    """The options that training and testing share."""
+    """Add the arguments that training and testing share."""
     add_config_arguments(parser)
-    parser.add_argument('--work-dir', help='where logs, checkpoints and results go; default: work_dirs/<config>')
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    # torchrun passes it to scripts in one spelling or the other.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    parser.add_argument(
+        '--work-dir',
+        help='folder for logs, checkpoints and results; default: work_dir of the config, or work_dirs/<config>',
+    )
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='default: none, one process'
+    )
+    # torchrun passes either spelling, depending on its version.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by torchrun')
+
+
+def positive_int(text: str) -> int:
+    """An argparse type."""
+    number = int(text)
+    if number < 1:
+        raise ArgumentTypeError(f'must be positive, got {number}')
+    return number
+
+
+def png_file(text: str) -> Path:
+    """An argparse type."""
+    if not text.endswith('.png'):
+        raise ArgumentTypeError(f'must be a .png file, got {text}')
+    return Path(text)
 
 
 class _Options(DictAction):
-    """MMEngine's KEY=VALUE parser, with argparse's message for an argument that is none."""
+    """MMEngine's KEY=VALUE parser, ending with argparse's message if an argument cannot be parsed."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         bad = [value for value in values if '=' not in value]
@@ -67,15 +82,15 @@ class _Options(DictAction):
             parser.error(f'{option_string} takes KEY=VALUE, got {bad[0]!r}')
         try:
             super().__call__(parser, namespace, values, option_string)
-        except Exception as error:  # of many kinds, from many places
+        except Exception as error:  # MMEngine raises many types
             parser.error(f'{option_string} cannot be read: {first_line(error)}')
 
 
 def load_config(args: Namespace) -> Config:
-    """The config of the command line, with its overrides, and for running it a launcher and a work directory.
+    """Load the config of a command line, with its overrides, launcher and work directory.
 
     Raises:
-        UserError: The file is missing or can't be read, or an override does not fit or means nothing.
+        UserError: The file is missing or cannot be read, or an override does not fit or would have no effect.
     """
     path = _path_of(args.config)
     if not os.path.isfile(path):
@@ -84,14 +99,18 @@ def load_config(args: Namespace) -> Config:
         cfg = Config.fromfile(path)
     except Exception as error:
         raise UserError(f'{args.config} cannot be read: {first_line(error)}') from error
-    _drop_own_scope(cfg._cfg_dict)
+    for settings in nested_dicts(cfg._cfg_dict):
+        # Added by MMEngine to what comes from a base `mmacmix::...`; the names in it are in the host's scope.
+        if settings.get('_scope_') == 'mmacmix':
+            del settings['_scope_']
     options = args.cfg_options or {}
     cfg.new_options = [key for key in options if not _has(cfg, key)]
     known = {*_SETTINGS, *inspect.signature(Runner).parameters}
-    unread = [key for key in options if key.split('.')[0] not in known]
-    if unread:
-        why = 'has made other settings of it already' if unread[0].split('.')[0] in cfg else 'does not set it'
-        raise UserError(f'--cfg-options: nothing reads {unread[0]}, and {args.config} {why}')
+    for key in options:
+        name = key.split('.')[0]
+        if name not in known:
+            reason = 'uses it only to compute other settings' if name in cfg else 'does not set it'
+            raise UserError(f'--cfg-options: nothing reads {key}, and {args.config} {reason}')
     try:
         cfg.merge_from_dict(options)
     except Exception as error:
@@ -103,19 +122,8 @@ def load_config(args: Namespace) -> Config:
     return cfg
 
 
-def _drop_own_scope(settings: Any) -> None:
-    """MMEngine marks what comes from a base `mmacmix::...` as of that scope; the names in it are those of the hosts."""
-    if isinstance(settings, dict):
-        if settings.get('_scope_') == 'mmacmix':
-            del settings['_scope_']
-        settings = list(settings.values())
-    if isinstance(settings, (list, tuple)):
-        for each in settings:
-            _drop_own_scope(each)
-
-
 def load_configs(paths: Sequence[str], options: Sequence[str]) -> dict[str, Config]:
-    """Several configs by their names in a table, those of their files, all with the same overrides.
+    """Load several configs with the same overrides; the keys are the names of their files.
 
     Raises:
         UserError: One cannot be loaded, or two have the same name.
@@ -129,9 +137,9 @@ def load_configs(paths: Sequence[str], options: Sequence[str]) -> dict[str, Conf
 
 
 def _path_of(config: str) -> str:
-    """A config's file, which may be given as ``package::path``. MMEngine would install a package that is missing."""
-    package, inside, path = config.partition('::')
-    if not inside:
+    """The file of a config, which may be given as ``package::path``; MMEngine would install a missing package."""
+    package, separator, path = config.partition('::')
+    if not separator:
         return config
     spec = find_spec(package) if package.isidentifier() else None
     if spec is None or spec.origin is None:
@@ -139,46 +147,36 @@ def _path_of(config: str) -> str:
     return str(Path(spec.origin).with_name('.mim') / 'configs' / path)
 
 
-def command_line(main: Callable[[list[str] | None], None]) -> Callable[..., None]:
-    """Make a tool's ``main`` read checkpoints as data alone, whoever reads them in this process.
+def _has(cfg: Config, key: str) -> bool:
+    node = cfg._cfg_dict
+    try:
+        for part in key.split('.'):
+            node = node[int(part) if isinstance(node, (list, tuple)) else part]
+    except (KeyError, IndexError, TypeError, ValueError):
+        return False
+    return True
 
-    A checkpoint that holds code is refused with a ``WeightsError``, and MMEngine's training checkpoints are read.
+
+def command_line(main: Callable[[list[str] | None], None]) -> Callable[..., None]:
+    """Make a tool's ``main`` load every checkpoint in this process as data, whichever library loads it.
+
+    MMEngine's training checkpoints are loaded; a checkpoint that holds code is refused with a ``WeightsError``.
     """
 
     @wraps(main)
-    def switched(argv: list[str] | None = None) -> None:
-        _read_data_alone()
+    def main_with_safe_loading(argv: list[str] | None = None) -> None:
+        allow_training_state()
+        os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'  # makes torch.load ignore weights_only=False
+        os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
+        CheckpointLoader.register_scheme(('', 'http://', 'https://'), load_once, force=True)
         main(argv)
 
-    return switched
-
-
-def _read_data_alone() -> None:
-    try:
-        allow_training_state()
-    except ImportError as error:
-        raise UserError(str(error)) from error
-    # Read by torch.load: overrides weights_only=False wherever it is passed.
-    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
-    os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
-    CheckpointLoader.register_scheme(('', 'http://', 'https://'), load_once, force=True)
+    return main_with_safe_loading
 
 
 def run(main: Callable[[list[str] | None], None]) -> None:
-    """Run a tool's ``main``; a mistake of the user's ends it with one sentence and status 1."""
+    """Run a tool's ``main``; a user's mistake or an unusable file ends the process with one sentence and status 1."""
     try:
-        record(main)(None)  # tells tools/launch.py, which may have started this process, what went wrong
-    except (UserError, OSError) as error:  # OSError: files that cannot be read or written
+        record(main)(None)  # reports errors to tools/launch.py, if it started this process
+    except (UserError, OSError) as error:
         sys.exit(f'{Path(sys.argv[0]).name}: {error}')
-
-
-def _has(cfg: Config, key: str) -> bool:
-    node = cfg
-    for part in key.split('.'):
-        if isinstance(node, (list, tuple)) and part.isdigit() and int(part) < len(node):
-            node = node[int(part)]
-        elif (isinstance(node, dict) and part in node) or (isinstance(node, Config) and part in node):
-            node = node[part]
-        else:
-            return False
-    return True

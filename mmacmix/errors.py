@@ -1,8 +1,12 @@
-"""The exception for mistakes that the user can correct."""
+"""The exceptions for mistakes that the user can correct."""
 
 
 class UserError(ValueError):
-    """A mistake that the user can correct. The message is one sentence; command lines end with it."""
+    """A mistake that the user can correct; command lines end with its message, which is one sentence."""
+
+
+class LibraryError(UserError, ImportError):
+    """A library is missing, broken or too old."""
 
 
 def first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Registers with MMEngine what itself knows nothing of MMEngine: the layers, and the configs as a package."""
+"""Registers the layers, and this package as a source of configs, with MMEngine."""
 
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import MODELS
@@ -8,5 +8,5 @@ from .layers import CONV_LAYERS
 for layer in CONV_LAYERS:
     MODELS.register_module(module=layer)
 
-# Configs can inherit from `mmacmix::...`, and the hosts' inferencers list its models.
+# Lets configs inherit from `mmacmix::...` and the hosts' inferencers find its models.
 MODULE2PACKAGE['mmacmix'] = 'mmacmix'

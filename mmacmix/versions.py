@@ -1,39 +1,33 @@
-"""Which versions of MMEngine, MMCV and the host libraries this package works with."""
+"""Checks the versions of MMEngine, MMCV and the host libraries."""
 
 import warnings
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 
-from .errors import UserError
+from .errors import LibraryError
 
-# The oldest versions that have what this package uses.
 _OLDEST = {'mmengine': '0.10.0', 'mmcv': '2.0.0', 'mmdet': '3.0.0', 'mmseg': '1.0.0', 'mmpretrain': '1.0.0'}
-# The first versions that have not been tested.
-_UNTESTED = {'mmengine': '1.0.0', 'mmcv': '3.0.0'}
+_FIRST_UNTESTED = {'mmengine': '1.0.0', 'mmcv': '3.0.0'}
 _REQUIREMENTS = {'mmcv': 'mmcv-lite==2.1.0', 'mmdet': 'mmdet==3.3.0', 'mmseg': 'mmsegmentation==1.2.2'}
 
 
 def has_openmmlab() -> bool:
-    """Whether MMEngine and MMCV are installed. They are not imported, so they may still be too old or broken."""
-    return all(_is_installed(name) for name in _UNTESTED)
-
-
-def _is_installed(name: str) -> bool:
+    """Whether MMEngine and MMCV are installed; they are not imported, so they may be broken or too old."""
     try:
-        return find_spec(name) is not None
-    except (ImportError, ValueError):  # an import hook refuses it
+        return all(find_spec(name) is not None for name in _FIRST_UNTESTED)
+    except (ImportError, ValueError):  # refused by an import hook
         return False
 
 
 @cache
 def check_openmmlab() -> None:
-    """Check MMEngine and MMCV.
+    """Check MMEngine and MMCV, with a warning if one is newer than the tested versions.
 
     Raises:
-        ImportError: One of them is missing, broken or too old.
+        LibraryError: One of them is missing, broken or too old.
     """
-    for name, untested in _UNTESTED.items():  # MMEngine first
+    for name, untested in _FIRST_UNTESTED.items():  # MMEngine first
         version = check_library(name)
         from mmengine.utils import digit_version
 
@@ -45,42 +39,30 @@ def check_openmmlab() -> None:
 
 
 def check_library(name: str) -> str:
-    """Check one OpenMMLab library.
-
-    Args:
-        name: Its import name.
-
-    Returns:
-        Its version.
+    """Check the OpenMMLab library with this import name, and return its version.
 
     Raises:
-        ImportError: It is missing, broken or too old.
+        LibraryError: It is missing, broken or too old.
     """
     try:
         version = import_module(name).__version__
     except Exception as error:  # the libraries assert each other's versions
-        raise ImportError(
+        raise LibraryError(
             f'mmacmix needs {name} ({error}): run `make setup` in a checkout of mmacmix, '
             f'or `pip install {_REQUIREMENTS.get(name, name)}`.'
         ) from error
     from mmengine.utils import digit_version
 
     if digit_version(version) < digit_version(_OLDEST[name]):
-        raise ImportError(f'mmacmix needs {name} {_OLDEST[name]} or newer, found {version}.')
+        raise LibraryError(f'mmacmix needs {name} {_OLDEST[name]} or newer, found {version}.')
     return version
 
 
 def check_host(scope: str | None) -> None:
-    """Check the host library that a config belongs to.
-
-    Args:
-        scope: The config's ``default_scope``; anything but a host library passes.
+    """Check the host library that a config names as its ``default_scope``; any other scope passes.
 
     Raises:
-        UserError: The library is missing, broken or too old.
+        LibraryError: The library is missing, broken or too old.
     """
     if scope in ('mmdet', 'mmseg', 'mmpretrain'):
-        try:
-            check_library(scope)
-        except ImportError as error:
-            raise UserError(str(error)) from error
+        check_library(scope)

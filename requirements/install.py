@@ -3,13 +3,13 @@
 
     python3 requirements/install.py [--lane openmmlab|onedl] [--python INTERPRETER]
 
-The environment is `.venv` (lane onedl: `.venv-onedl`) at the top of the checkout. A second run finds
-nothing to do. Only the standard library is used, in a syntax that old interpreters can still read,
-so that each of them can say what is wrong. Every package gets the version that the lane's lock names.
+The environment is `.venv` (lane onedl: `.venv-onedl`) in the root of the checkout, with the versions
+of the lane's lock. A second run does nothing. The script needs only the standard library, and parses
+on old interpreters, so that they can report what is wrong.
 
-A torch that the chosen interpreter can already import (a GPU build, say) is used as it is: the new
-environment sees the packages of the interpreter's own environment behind its own, and leaves those
-untouched.
+A torch that the chosen interpreter already has, such as a GPU build, is used as it is: the new
+environment can import the packages of the interpreter's environment, after its own, and does not
+change them.
 """
 
 import argparse
@@ -29,10 +29,10 @@ PYTHON_VERSIONS = ('3.12', '3.11', '3.10')
 LANES = ('openmmlab', 'onedl')
 OLDEST_TORCH = (2, 6)
 STEPS = 5
-# The lock doesn't decide on these, which the set-up asks for by exact version: a torch that is there stays and brings
-# its own triton, and torch may ask for a setuptools that mmcv can't be built with.
+# Installed with exact versions, not constrained by the lock: an existing torch stays and brings its own triton, and
+# torch may require a setuptools with which mmcv cannot be built.
 UNCONSTRAINED = ('setuptools', 'torch', 'triton')
-BASE_FILE = '.base'  # in an environment: the interpreter that it was built on
+BASE_FILE = '.base'  # in an environment; contains the path of its base interpreter
 NETWORK_ERRORS = (
     'NewConnectionError',
     'ConnectTimeoutError',
@@ -45,27 +45,29 @@ NETWORK_ERRORS = (
 
 
 class SetupError(Exception):
-    """One sentence for the user: what is missing, and what to do."""
+    """The message is one sentence: what is missing, and what to do."""
 
 
 def main():
     parser = argparse.ArgumentParser(description='Set up an environment for mmacmix.')
     parser.add_argument('--lane', default='openmmlab', help='openmmlab (stock packages) or onedl (maintained forks)')
-    parser.add_argument('--python', default='', help='interpreter to build on; default: the running one if it will do')
+    parser.add_argument(
+        '--python', default='', help='base interpreter; default: the running one if its version is supported'
+    )
     args = parser.parse_args()
     try:
         if args.lane not in LANES:
-            raise SetupError("Unknown lane '{}': use LANE=openmmlab or LANE=onedl.".format(args.lane))
+            raise SetupError("unknown lane '{}': use LANE=openmmlab or LANE=onedl.".format(args.lane))
         python = find_python(args.python)
         Installer(args.lane, python, named=bool(args.python)).run()
     except SetupError as error:
         sys.exit('set-up: {}'.format(error))
     except KeyboardInterrupt:
-        sys.exit('set-up: interrupted; run the same command again to go on.')
+        sys.exit('set-up: interrupted; run the same command again to continue.')
 
 
 def find_python(wanted):
-    """Path of a Python 3.10-3.12: `wanted` if it is named, else the running one, else one on the PATH."""
+    """Path of a Python 3.10-3.12: `wanted` if given, else the running one, else one on the PATH."""
     candidates = [wanted] if wanted else [sys.executable] + ['python' + version for version in PYTHON_VERSIONS]
     found = []
     for name in candidates:
@@ -81,20 +83,25 @@ def find_python(wanted):
 
 
 def base_of_own_environment(python):
-    """The interpreter that an environment of this checkout was built on, if `python` is in one; else `python`.
+    """The base interpreter if `python` is in an environment of this checkout, else `python`.
 
-    So that one lane's environment, when it is active, does not become the base of the other's.
+    An active environment of one lane must not become the base of the other lane's.
     """
     venv = os.path.dirname(os.path.dirname(os.path.abspath(python)))
-    base = os.path.join(venv, BASE_FILE)
-    if os.path.dirname(venv) == ROOT and os.path.exists(base):
-        with open(base) as file:
-            return file.read()
-    return python
+    base = read(os.path.join(venv, BASE_FILE)) if os.path.dirname(venv) == ROOT else ''
+    return base or python
+
+
+def read(path):
+    """The text of a file, empty if it does not exist."""
+    if not os.path.exists(path):
+        return ''
+    with open(path) as file:
+        return file.read()
 
 
 def output_or_none(command):
-    """What a command prints, or None where it fails."""
+    """The standard output of a command, or None if it fails."""
     try:
         return subprocess.check_output(command, stderr=subprocess.DEVNULL, universal_newlines=True).strip()
     except (OSError, subprocess.CalledProcessError):
@@ -102,18 +109,18 @@ def output_or_none(command):
 
 
 def pins(name):
-    """The requirements of a file of this folder: ['package==version', ...]."""
+    """The requirements in a file of this folder: ['package==version', ...]."""
     with open(os.path.join(REQUIREMENTS, name + '.txt')) as lines:
         return [line.strip() for line in lines if line.strip() and not line.startswith('#')]
 
 
 def name_of(requirement):
-    """Name of the package of a requirement, in the spelling of the locks."""
+    """The package name of a requirement, normalised as in the locks."""
     return re.sub('[-_.]+', '-', re.match(r'[\w.-]+', requirement).group()).lower()
 
 
 class Installer:
-    """Fills one environment, step by step; every step may be run again."""
+    """Fills one environment in steps that can be repeated."""
 
     def __init__(self, lane, python, named):
         self.lane, self.base_python, self.named = lane, os.path.abspath(python), named
@@ -123,9 +130,8 @@ class Installer:
         self.ready = os.path.join(self.venv, '.ready')
         self.base = os.path.join(self.venv, BASE_FILE)
         self.constraints = os.path.join(self.venv, 'constraints.txt')
-        if not named and os.path.exists(self.base):
-            with open(self.base) as file:
-                self.base_python = file.read()
+        if not named:
+            self.base_python = read(self.base) or self.base_python
         self.step = 0
 
     def run(self):
@@ -143,7 +149,7 @@ class Installer:
         build = pins('build') + [pin for pin in others if pin.split('==')[0] in ('numpy', 'setuptools')]
         self.create_environment()
         self.install_torch()
-        # After torch, which may raise setuptools beyond what mmcv can be built with.
+        # After torch, which may upgrade setuptools to a version with which mmcv cannot be built.
         self.install('build tools and numpy', build)
         self.build_mmcv(mmcv)
         self.install(
@@ -160,25 +166,20 @@ class Installer:
         self.say('Set-up done in {}.'.format(minutes(time.time() - started)))
 
     def fingerprint(self):
-        """Changes when anything that decides what is installed changes."""
+        """A hash of everything that determines the installed versions."""
         digest = hashlib.sha256((ROOT + self.lane).encode())
         for name in ('build', 'torch', 'torchvision', 'triton', 'dev', self.lane, 'lock-' + self.lane):
             digest.update('\n'.join(pins(name)).encode())
-        with open(os.path.join(ROOT, 'setup.py'), 'rb') as source:
-            digest.update(source.read())
+        digest.update(read(os.path.join(ROOT, 'setup.py')).encode())
         return digest.hexdigest()
 
     def is_ready(self, fingerprint):
-        if not os.path.exists(self.ready) or (self.named and not self.is_built_on_base()):
+        if read(self.ready) != fingerprint or (self.named and not self.is_built_on_base()):
             return False
-        with open(self.ready) as stamp:
-            return stamp.read() == fingerprint and output_or_none([self.python, '-c', 'print(1)']) == '1'
+        return output_or_none([self.python, '-c', 'print(1)']) == '1'
 
     def is_built_on_base(self):
-        if not os.path.exists(self.base):
-            return False
-        with open(self.base) as file:
-            return file.read() == self.base_python
+        return read(self.base) == self.base_python
 
     # -- steps ---------------------------------------------------------------------------------------
 
@@ -218,7 +219,7 @@ class Installer:
         self.end(started)
 
     def link_torch_of_base(self):
-        """Let the new environment see the packages beside a torch that the chosen interpreter has."""
+        """Make the packages of the base interpreter's environment importable if it has torch."""
         find = 'import os, torch; print(os.path.dirname(os.path.dirname(torch.__file__)))'
         folder = output_or_none([self.base_python, '-c', find])
         if folder and not folder.startswith(self.venv + os.sep):
@@ -230,18 +231,18 @@ class Installer:
         version = output_or_none([self.python, '-c', 'import torch; print(torch.__version__)'])
         if version and tuple(int(part) for part in version.split('.')[:2]) < OLDEST_TORCH:
             raise SetupError(
-                '{} has torch {}, and reading checkpoints safely needs {}.{} or newer: upgrade it, or name another '
+                '{} has torch {}, but reading checkpoints safely needs {}.{} or newer: upgrade it, or name another '
                 'Python with PYTHON=/path/to/python3.'.format(self.base_python, version, *OLDEST_TORCH)
             )
         self.write_constraints(version)
         if version:
-            self.begin('torch {} is already there and stays'.format(version))
+            self.begin('torch {} is installed already and stays'.format(version))
             print()
         else:
             self.install(pins('torch')[0], pins('torch'))
 
     def write_constraints(self, torch):
-        """The lane's lock for pip. A torch of another version than the lock's keeps the packages that it requires."""
+        """Write the lane's lock for pip. A torch of another version keeps the packages that it requires."""
         unconstrained = set(UNCONSTRAINED)
         if torch and 'torch==' + torch.split('+')[0] not in pins('torch'):
             show = 'from importlib.metadata import requires; print(*requires("torch"), sep="\\n")'
@@ -253,7 +254,7 @@ class Installer:
     def build_mmcv(self, mmcv):
         _package, version = mmcv.split('==')
         started = self.begin(
-            '{} with its compiled operators (3 to 6 minutes on two cores, more than 20 where the '
+            '{} with its compiled operators (3 to 6 minutes on two cores, more than 20 if the '
             "compiler can't precompile headers)".format(mmcv)
         )
         if output_or_none([self.python, '-c', 'import mmcv, mmcv._ext; print(mmcv.__version__)']) != version:
@@ -261,7 +262,7 @@ class Installer:
                 environment = dict(os.environ, MMCV_WITH_OPS='1', FORCE_MMCV='1')
                 environment.setdefault('MAX_JOBS', str(os.cpu_count() or 1))
                 flags = self.precompile_torch_headers(folder)
-                # mmcv's own requirements are installed with the host libraries: building needs none of them.
+                # mmcv's requirements, which its build does not need, are installed with the host libraries.
                 command = self.pip_install('--no-build-isolation', mmcv)
                 environment.update(CFLAGS=flags, CXXFLAGS=flags)
                 if self.call(command, environment) and '-include' in flags:
@@ -272,9 +273,9 @@ class Installer:
         self.end(started)
 
     def precompile_torch_headers(self, folder):
-        """Compiler flags for mmcv's build. Its 77 files all parse torch's headers; a precompiled copy spares that.
+        """Compiler flags for mmcv's build, whose 77 files then share torch's precompiled headers.
 
-        A compiler other than g++ gets plain flags. Where g++ finds the copy unfit it ignores it.
+        Compilers other than g++ get plain flags. g++ ignores precompiled headers that do not match its options.
         """
         plain = '-g0 -O2'
         header = os.path.join(folder, 'torch_types.h')
@@ -298,7 +299,7 @@ class Installer:
         return '{} -include {}'.format(plain, header)
 
     def install_without_libgl(self):
-        """OpenCV without its window system, over the one that mmcv asks for: bare servers lack libGL."""
+        """Replace mmcv's OpenCV by one without a GUI if it cannot be imported: bare servers lack libGL."""
         version = output_or_none(
             [self.python, '-c', 'from importlib.metadata import version; print(version("opencv-python"))']
         )
@@ -306,9 +307,9 @@ class Installer:
             self.pip(['--no-deps', '--force-reinstall', 'opencv-python-headless==' + version])
 
     def install_torchvision(self):
-        """MMPretrain imports it. In a folder of its own, which the tests of ImageNet configs know.
+        """Install torchvision, which MMPretrain imports, in a separate folder known to the tests of ImageNet configs.
 
-        Its operators come for GPU builds of torch alone; where everybody finds it, other packages stumble over that.
+        It has operators only for GPU builds of torch, and other packages fail if they find it without them.
         """
         look = 'import importlib.util as u, torch; print(torch.__version__.split(".")[1], u.find_spec("torchvision"))'
         minor, found = (output_or_none([self.python, '-c', look]) or '0 -').split(' ', 1)
@@ -317,7 +318,7 @@ class Installer:
             self.pip(['--no-deps', '--upgrade', '--target', os.path.join(self.venv, 'torchvision'), wanted])
 
     def install_triton(self):
-        """GPU builds of torch bring it; beside others its interpreter runs our kernels on a CPU, for the tests."""
+        """GPU builds of torch bring Triton; with others, its interpreter runs the kernels on the CPU in tests."""
         if output_or_none([self.python, '-c', 'import triton; print(1)']) != '1':
             self.pip(['--no-deps', *pins('triton')])
 
@@ -346,7 +347,7 @@ class Installer:
         return [self.python, '-m', 'pip', 'install', '--constraint', self.constraints, *arguments]
 
     def call(self, command, environment=None):
-        """Run a command with its output in the log; its exit status."""
+        """Run a command with its output in the log, and return its exit status."""
         with open(self.log, 'a') as log:
             log.write('\n$ {}\n'.format(' '.join(shlex.quote(word) for word in command)))
             log.flush()
@@ -367,7 +368,7 @@ class Installer:
             line for line in lines if 'error' in line.lower()
         ]
         return SetupError(
-            '{} failed{}; the whole output is in {}.'.format(
+            '{} failed{}; the full output is in {}.'.format(
                 what, ' (' + errors[0][:200] + ')' if errors else '', os.path.relpath(self.log)
             )
         )

@@ -1,3 +1,5 @@
+"""Fixtures of all tests: a fixed seed, kernels interpreted on CPUs, and small networks with checkpoints."""
+
 import os
 from pathlib import Path
 
@@ -6,7 +8,7 @@ import pytest
 import torch
 
 if not torch.cuda.is_available():
-    os.environ['TRITON_INTERPRET'] = '1'  # before anybody imports triton: kernels run on the CPU
+    os.environ['TRITON_INTERPRET'] = '1'  # read when Triton is imported: its kernels run on the CPU
 
 
 @pytest.fixture(autouse=True)
@@ -32,12 +34,27 @@ TINY = {
         },
     ),
 }
+# Options that load single images in the process itself.
+SINGLE = {
+    f'{part}_dataloader.{key}': value
+    for part in ('train', 'val', 'test')
+    for key, value in dict(num_workers=0, persistent_workers=False, batch_size=1).items()
+}
+
+
+def tiny_config(host, options=()):
+    """The config of a small network for the generated shapes, with options."""
+    from mmengine.config import Config
+
+    path, tiny = TINY[host]
+    cfg = Config.fromfile(Path(__file__).parents[1] / path)
+    cfg.merge_from_dict(tiny | dict(options))
+    return cfg
 
 
 @pytest.fixture(scope='module', params=TINY)
 def trained(request, tmp_path_factory):
-    """A small network of each host with random weights: host, config, checkpoint, and a folder with two images."""
-    from mmengine.config import Config
+    """A small network per host with random weights: host, config, checkpoint, and a folder with two images."""
     from mmengine.logging import HistoryBuffer
 
     from mmacmix.datasets import write_shapes
@@ -46,12 +63,10 @@ def trained(request, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp(request.param)
     write_shapes(folder / 'shapes', train=1, val=2)
-    path, options = TINY[request.param]
-    cfg = Config.fromfile(Path(__file__).parents[1] / path)
-    cfg.merge_from_dict(options)
+    cfg = tiny_config(request.param)
     cfg.dump(folder / 'tiny.py')
     torch.manual_seed(0)
-    # What MMEngine keeps beside the weights, as a training of this package writes it.
+    # MMEngine's training state, as trainings of this package save it beside the weights.
     log = dict(log_scalars={'train/loss': HistoryBuffer([0.5, 0.25], [1, 1])}, runtime_info=dict(seed=np.int64(0)))
     saved = dict(state_dict=build_model(cfg).state_dict(), meta=dict(epoch=0, iter=1), message_hub=log)
     PlainStateHook().before_save_checkpoint(None, saved)

@@ -1,4 +1,4 @@
-"""Reference vectors: what the authors' published code computes in float64 (tests/data).
+"""Reference vectors: float64 results of the authors' published code (tests/data).
 
 No weights are stored. Every tensor, weights and inputs alike, is generated from its name.
 """
@@ -25,22 +25,18 @@ class Case(NamedTuple):
 
 
 def load(name: str) -> Case:
+    """A case, whose inputs and weights the caller may change."""
     case = _load(name)
-    own = {name: tensor.clone() for name, tensor in case.state_dict.items()}
-    return case._replace(x=case.x.clone(), state_dict=own)
+    return case._replace(x=case.x.clone(), state_dict={key: value.clone() for key, value in case.state_dict.items()})
 
 
 @lru_cache
 def _load(name: str) -> Case:
     arguments = _CASES[name]
     state_dict = {key: torch.from_numpy(_value(key, shape)) for key, shape in arguments['state_dict'].items()}
-    with np.load(FOLDER / f'{name}.npz') as results:
-        return Case(
-            arguments,
-            draw(f'{name}.x', arguments['x']),
-            state_dict,
-            {key: torch.from_numpy(results[key]) for key in results},
-        )
+    with np.load(FOLDER / f'{name}.npz') as file:
+        results = {key: torch.from_numpy(file[key]) for key in file}
+    return Case(arguments, draw(f'{name}.x', arguments['x']), state_dict, results)
 
 
 def draw(name: str, shape) -> torch.Tensor:
@@ -49,7 +45,7 @@ def draw(name: str, shape) -> torch.Tensor:
 
 
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest difference, in units of the largest expected number."""
+    """The largest absolute difference, relative to the largest absolute expected value."""
     return ((actual.double() - expected).abs().max() / expected.abs().max()).item()
 
 
@@ -59,8 +55,10 @@ def _draw(name, shape):
 
 def _value(name, shape):
     normal, leaf = _draw(name, shape), name.split('.')[-1]
-    if leaf == 'running_var' or (leaf == 'weight' and len(shape) == 1):
-        return 1 + 0.1 * (abs(normal) if leaf == 'running_var' else normal)
+    if leaf == 'running_var':
+        return 1 + 0.1 * abs(normal)
+    if leaf == 'weight' and len(shape) == 1:
+        return 1 + 0.1 * normal
     if leaf in ('rate1', 'rate2'):
         return 0.5 + 0.1 * normal
     if leaf == 'relative_position_bias_table':

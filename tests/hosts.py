@@ -1,9 +1,10 @@
-"""Plain networks of the host libraries, with weights that are like trained ones."""
+"""Plain networks of the host libraries with random weights and statistics."""
 
 import torch
 
 
 def resnet(depth=50, **arguments):
+    """MMDetection's ResNet, in evaluation mode."""
     from mmdet.models.backbones import ResNet
 
     torch.manual_seed(0)
@@ -13,5 +14,5 @@ def resnet(depth=50, **arguments):
             tensor.uniform_(0.5, 2)
         elif tensor.is_floating_point():
             tensor.normal_(std=0.1)
-    network.eval()
+    network.eval()  # returns None
     return network

@@ -1,4 +1,4 @@
-"""The set-up script where something is missing. (That it works is what every test run shows.)"""
+"""Guards the messages and decisions of the set-up script; that it succeeds, every test run shows."""
 
 import importlib.util
 import os
@@ -11,6 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BASE = str(Path(sys.base_prefix) / 'bin' / 'python3')
+OFFLINE = dict(
+    PIP_CONFIG_FILE=os.devnull, PIP_INDEX_URL='http://127.0.0.1:9/simple', PIP_FIND_LINKS='', PIP_EXTRA_INDEX_URL=''
+)
 
 
 @pytest.fixture
@@ -31,55 +34,51 @@ def install(checkout, *arguments, **environment):
     )
 
 
-def only_sentence(done):
+def complaint(done):
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
     return line
 
 
 def interpreter(folder, name, version):
-    """A program that says it is some version of Python."""
+    """A program that claims to be some version of Python."""
     path = folder / name
     path.write_text(f'#!/bin/sh\necho {version}\n')
     path.chmod(0o755)
     return path
 
 
-def test_wrong_python_is_refused(checkout):
+def test_an_unsupported_python_is_refused(checkout):
     python = interpreter(checkout, 'python3.8', '3.8')
-    assert only_sentence(install(checkout, '--python', str(python))) == (
+    assert complaint(install(checkout, '--python', str(python))) == (
         f'set-up: mmacmix needs Python 3.10, 3.11 or 3.12 ({python} is Python 3.8); name one with '
         'PYTHON=/path/to/python3.'
     )
 
 
-def test_missing_python_is_named(checkout):
-    assert 'nowhere/python3 is not usable' in only_sentence(install(checkout, '--python', 'nowhere/python3'))
+def test_a_missing_python_is_named(checkout):
+    assert 'nowhere/python3 is not usable' in complaint(install(checkout, '--python', 'nowhere/python3'))
 
 
-def test_missing_compiler_is_named(checkout):
-    line = only_sentence(install(checkout, CXX='no-such-compiler'))
+def test_a_missing_compiler_is_named(checkout):
+    line = complaint(install(checkout, CXX='no-such-compiler'))
     assert "'no-such-compiler' is not on the PATH" in line and 'apt install g++' in line
     assert not (checkout / '.venv').exists()
 
 
-def test_unknown_lane_is_refused(checkout):
-    assert only_sentence(install(checkout, '--lane', 'fast')) == (
-        "set-up: Unknown lane 'fast': use LANE=openmmlab or LANE=onedl."
+def test_an_unknown_lane_is_refused(checkout):
+    assert complaint(install(checkout, '--lane', 'fast')) == (
+        "set-up: unknown lane 'fast': use LANE=openmmlab or LANE=onedl."
     )
 
 
-def test_no_network_is_told_in_one_sentence(checkout):
-    nowhere = dict(PIP_CONFIG_FILE=os.devnull, PIP_INDEX_URL='http://127.0.0.1:9/simple', PIP_FIND_LINKS='')
-    line = only_sentence(install(checkout, **nowhere, PIP_EXTRA_INDEX_URL=''))
-    assert line.startswith('set-up: No package index could be reached')
+def test_a_missing_network_is_reported_in_one_sentence(checkout):
+    assert complaint(install(checkout, **OFFLINE)).startswith('set-up: No package index could be reached')
 
 
-def test_a_torch_of_the_interpreters_own_environment_is_seen_and_kept(checkout):
-    """Up to the first download the new environment is complete, and imports the torch of the environment it is on."""
-    nowhere = dict(PIP_CONFIG_FILE=os.devnull, PIP_INDEX_URL='http://127.0.0.1:9/simple', PIP_FIND_LINKS='')
-    done = install(checkout, '--python', sys.executable, **nowhere, PIP_EXTRA_INDEX_URL='')
-    assert 'is already there and stays' in done.stdout
+def test_a_torch_of_the_base_interpreter_is_used(checkout):
+    done = install(checkout, '--python', sys.executable, **OFFLINE)
+    assert 'is installed already and stays' in done.stdout
     found = subprocess.check_output(
         [checkout / '.venv' / 'bin' / 'python', '-c', 'import torch; print(torch.__file__)'], text=True
     )
@@ -88,24 +87,23 @@ def test_a_torch_of_the_interpreters_own_environment_is_seen_and_kept(checkout):
     assert found.strip() == torch.__file__
 
 
-def test_a_torch_that_is_too_old_is_refused(checkout):
+def test_a_too_old_torch_is_refused(checkout):
     old = checkout / 'old'
     subprocess.run([BASE, '-m', 'venv', '--without-pip', old], check=True)
     (site,) = (old / 'lib').glob('python*/site-packages')
     (site / 'torch').mkdir()
     (site / 'torch' / '__init__.py').write_text('__version__ = "2.1.2+cu118"')
     python = old / 'bin' / 'python'
-    assert only_sentence(install(checkout, '--python', str(python))).startswith(
-        f'set-up: {python} has torch 2.1.2+cu118, and reading checkpoints safely needs 2.6 or newer'
+    assert complaint(install(checkout, '--python', str(python))).startswith(
+        f'set-up: {python} has torch 2.1.2+cu118, but reading checkpoints safely needs 2.6 or newer'
     )
 
 
 def test_an_active_environment_of_one_lane_is_not_the_base_of_the_other(checkout):
     subprocess.run([BASE, '-m', 'venv', '--without-pip', checkout / '.venv'], check=True)
     (checkout / '.venv' / '.base').write_text(BASE)
-    nowhere = dict(PIP_CONFIG_FILE=os.devnull, PIP_INDEX_URL='http://127.0.0.1:9/simple', PIP_FIND_LINKS='')
     active = str(checkout / '.venv' / 'bin' / 'python')
-    install(checkout, '--lane', 'onedl', '--python', active, **nowhere, PIP_EXTRA_INDEX_URL='')
+    install(checkout, '--lane', 'onedl', '--python', active, **OFFLINE)
     assert (checkout / '.venv-onedl' / '.base').read_text() == BASE
 
 
@@ -117,7 +115,7 @@ def installer(checkout):
 
 
 @pytest.mark.parametrize('version', ['', 'locked+cu130', '2.6.0+cu124'])
-def test_a_torch_of_another_version_keeps_what_it_requires(checkout, version):
+def test_a_torch_of_another_version_keeps_its_requirements(checkout, version):
     set_up = installer(checkout)
     locked = (checkout / 'requirements' / 'torch.txt').read_text().strip().removeprefix('torch==')
     version = version.replace('locked', locked)
@@ -138,10 +136,10 @@ def test_a_torch_of_another_version_keeps_what_it_requires(checkout, version):
         [line.partition('==')[0] for line in path.read_text().splitlines() if '==' in line]
         for path in (checkout / 'requirements' / 'lock-openmmlab.txt', checkout / '.venv' / 'constraints.txt')
     )
-    left = {'setuptools', 'torch', 'triton'}
+    unconstrained = {'setuptools', 'torch', 'triton'}
     if version == '2.6.0+cu124':
-        left |= {'sympy', 'torchvision', 'typing-extensions'}
-    assert set(lock) - set(constraints) == left and set(constraints) <= set(lock)
+        unconstrained |= {'sympy', 'torchvision', 'typing-extensions'}
+    assert set(lock) - set(constraints) == unconstrained and set(constraints) <= set(lock)
 
 
 def test_every_call_of_pip_is_constrained(checkout):
@@ -155,7 +153,7 @@ def test_every_call_of_pip_is_constrained(checkout):
 
 
 @pytest.mark.parametrize('change', [None, 'pin', 'lock', 'interpreter'])
-def test_a_finished_set_up_does_nothing_until_a_pin_or_the_interpreter_changes(checkout, change):
+def test_a_finished_environment_is_left_alone_until_a_pin_or_the_interpreter_changes(checkout, change):
     (checkout / '.venv' / 'bin').mkdir(parents=True)
     (checkout / '.venv' / 'bin' / 'python').symlink_to(sys.executable)
     (checkout / '.venv' / '.ready').write_text(installer(checkout).fingerprint())
@@ -165,7 +163,7 @@ def test_a_finished_set_up_does_nothing_until_a_pin_or_the_interpreter_changes(c
     elif change == 'lock':
         lock = checkout / 'requirements' / 'lock-openmmlab.txt'
         lock.write_text(lock.read_text().replace('matplotlib==', 'matplotlib==9'))
-    # Where there is work to do, the missing compiler stops it before it starts.
+    # If anything has to be installed, the missing compiler stops the set-up.
     named = ['--python', sys.executable if change == 'interpreter' else BASE]
     done = install(checkout, *named, CXX='no-such-compiler')
     assert (done.stdout == '') == (done.returncode == 0) == (change is None)

@@ -1,4 +1,4 @@
-"""The rooms of the package: which may import which, what they need of others, and names that say one thing."""
+"""Guards the structure of the package: which rooms import which, what they need besides, and no circles."""
 
 import ast
 from pathlib import Path
@@ -8,8 +8,8 @@ import pytest
 import mmacmix
 
 PACKAGE = Path(mmacmix.__file__).parent
-MODULES = sorted(path for path in PACKAGE.rglob('*.py') if '.mim' not in path.parts)
-# From top to bottom; a room imports rooms of lower floors, and those on its own floor only as listed.
+TREES = {path: ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob('*.py')) if '.mim' not in path.parts}
+# From top to bottom. A room imports rooms from lower floors, and from its own floor only as listed below.
 FLOORS = [
     {'cli', '__init__'},
     {'inference', 'deploy', 'engine', 'registration'},
@@ -19,12 +19,12 @@ FLOORS = [
     {'versions', 'version'},
     {'errors'},
 ]
-ON_ONE_FLOOR = {('inference', 'deploy'), ('reporting', 'datasets'), ('__init__', 'cli')}
-OPENMMLAB = {'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain'}
+ON_ONE_FLOOR = {('inference', 'deploy'), ('reporting', 'datasets')}
+HOSTS = {'mmdet', 'mmseg', 'mmpretrain'}
 
 
 def room(path):
-    """The subpackage that a module belongs to, or the module itself."""
+    """The subpackage that a module belongs to, or the name of a module at the top."""
     return path.relative_to(PACKAGE).parts[0].removesuffix('.py')
 
 
@@ -33,11 +33,18 @@ def floor(name):
     return index
 
 
-def imports(path, everywhere=True):
-    """Pairs of a package and a room, None outside of this package, that a module imports; everywhere or on top."""
+def nodes(tree, lazy):
+    """The nodes of a tree; those inside functions run later than the import and are included only if ``lazy``."""
+    for node in ast.iter_child_nodes(tree):
+        yield node
+        if lazy or not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            yield from nodes(node, lazy)
+
+
+def imports(path, lazy=True):
+    """Pairs of the package and, within this one, the room that a module imports."""
     package = path.relative_to(PACKAGE).parts[:-1]
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree) if everywhere else tree.body:
+    for node in nodes(TREES[path], lazy):
         if isinstance(node, ast.Import):
             yield from ((alias.name.partition('.')[0], None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -50,7 +57,7 @@ def imports(path, everywhere=True):
                 yield 'mmacmix', name
 
 
-@pytest.mark.parametrize('path', MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize('path', TREES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_arrows_point_down(path):
     own = room(path)
     for package, other in imports(path):
@@ -58,32 +65,31 @@ def test_arrows_point_down(path):
             assert other in set().union(*FLOORS) and floor(other) > floor(own), f'{own} imports {other}'
 
 
-def test_operators_and_layers_import_torch_alone():
+def test_operators_and_layers_import_only_torch():
     allowed = {'collections', 'functools', 'importlib', 'math', 'typing', 'torch', 'triton', 'mmacmix'}
-    for path in MODULES:
+    for path in TREES:
         if room(path) in ('ops', 'layers'):
             assert {package for package, _ in imports(path)} <= allowed, path
 
 
 def test_no_host_is_imported_with_the_package():
-    lazily = PACKAGE / 'reporting' / 'class_iou.py'  # named in a config's custom_imports
-    for path in MODULES:
-        if path != lazily:
-            assert not {package for package, _ in imports(path, everywhere=False)} & {'mmdet', 'mmseg', 'mmpretrain'}
+    in_custom_imports = PACKAGE / 'reporting' / 'class_iou.py'  # imported by configs only
+    for path in TREES:
+        if path != in_custom_imports:
+            assert not {package for package, _ in imports(path, lazy=False)} & HOSTS, path
 
 
 def test_no_function_has_the_name_of_its_module():
-    for path in MODULES:
-        functions = [node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
-        assert path.stem not in functions, path
+    for path, tree in TREES.items():
+        assert path.stem not in [node.name for node in tree.body if isinstance(node, ast.FunctionDef)], path
 
 
-def test_modules_of_a_room_import_each_other_without_circles():
+def test_modules_import_each_other_without_circles():
     graph = {}
-    for path in MODULES:
+    for path, tree in TREES.items():
         name = path.relative_to(PACKAGE).with_suffix('').parts
         graph[name] = set()
-        for node in ast.parse(path.read_text()).body:  # what is imported for type checkers stands inside an if
+        for node in nodes(tree, lazy=False):
             if isinstance(node, ast.ImportFrom) and node.level:
                 base = (*name[: len(name) - node.level], *(node.module or '').split('.'))
                 base = tuple(part for part in base if part)

@@ -1,4 +1,4 @@
-"""The package as a wheel, in an environment that has the host libraries and no checkout; and what is packed."""
+"""Guards the content of the wheel and source archive, and that the installed wheel works without a checkout."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ PIP = [sys.executable, '-m', 'pip', '--disable-pip-version-check']
 
 @pytest.fixture(scope='module')
 def source(tmp_path_factory):
-    """A copy of the checkout, which building may write to. Tools and configs were run in it."""
+    """A copy of the checkout that builds may write to, with bytecode caches."""
     folder = tmp_path_factory.mktemp('checkout') / 'mmacmix'
     ignored = shutil.ignore_patterns('.*', '__pycache__', 'data', 'work_dirs', 'build', 'dist', '*.egg-info')
     shutil.copytree(ROOT, folder, ignore=ignored)
@@ -40,12 +40,12 @@ def built_wheel(source, folder):
 
 @pytest.fixture(scope='module')
 def python(wheel, tmp_path_factory):
-    """Interpreter of that environment."""
+    """The interpreter of an environment with the wheel and the host libraries."""
     folder = tmp_path_factory.mktemp('environment')
     run(sys.executable, '-m', 'venv', '--without-pip', folder)
     python = folder / 'bin' / 'python'
     site = Path(run(python, '-c', 'import sysconfig; print(sysconfig.get_paths()["purelib"])').strip())
-    # A link file's folders are searched, but the link files in them, such as the editable install's, are not read.
+    # Path files inside the listed folders, such as that of the editable install, are not read.
     libraries = [path for path in sys.path if Path(path).name in ('site-packages', 'dist-packages')]
     (site / 'libraries.pth').write_text('\n'.join([sysconfig.get_paths()['purelib'], *libraries, '']))
     run(*PIP, '--python', python, 'install', '--no-deps', '--no-index', wheel)
@@ -67,42 +67,42 @@ def files_of(source, *parts):
 
 
 def packed(wheel):
-    """``{name: (checksum, mode)}`` of a wheel's files."""
+    """``{name: (checksum, mode)}`` for the files of a wheel."""
     with zipfile.ZipFile(wheel) as archive:
         return {info.filename: (info.CRC, info.external_attr >> 16) for info in archive.infolist()}
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(source, wheel):
+def test_the_wheel_contains_only_the_package(source, wheel):
     recipes = files_of(source, 'configs', 'tools', 'model-index.yml')
     expected = files_of(source, 'mmacmix') | {f'mmacmix/.mim/{name}' for name in recipes}
     metadata = {name for name in packed(wheel) if name.startswith('mmacmix-')}
     assert set(packed(wheel)) - metadata == expected
-    # The licence is in a folder of its own, or not, by the version of setuptools.
+    # The folder of the licence depends on the version of setuptools.
     kinds = sorted(Path(name).name for name in metadata if '.dist-info/' in name)
     assert len(metadata) == 5 and kinds == ['LICENSE', 'METADATA', 'RECORD', 'WHEEL', 'top_level.txt']
 
 
-def test_the_source_archive_holds_what_the_wheel_is_built_from_and_builds_the_same(source, wheel, tmp_path):
+def test_the_source_archive_contains_its_sources_and_builds_an_equal_wheel(source, wheel, tmp_path):
     files = files_of(source, 'mmacmix', 'configs', 'tools', 'requirements', 'model-index.yml')
     build = 'from setuptools import build_meta; build_meta.build_sdist("dist")'
     run(sys.executable, '-c', build, cwd=source)
     (archive,) = (source / 'dist').glob('*.tar.gz')
     shutil.unpack_archive(archive, tmp_path)
     (unpacked,) = tmp_path.iterdir()
-    written = {name for name in files_of(unpacked, '.') if name.startswith('mmacmix.egg-info/')}
-    assert files_of(unpacked, '.') - written == files | {
+    generated = {name for name in files_of(unpacked, '.') if name.startswith('mmacmix.egg-info/')}
+    assert files_of(unpacked, '.') - generated == files | {
         *('setup.py', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'README.md', 'CHANGELOG.md'),
-        *('setup.cfg', 'PKG-INFO'),  # written
+        *('setup.cfg', 'PKG-INFO'),  # generated
     }
     (tmp_path / 'again').mkdir()
     assert packed(built_wheel(unpacked, tmp_path / 'again')) == packed(wheel)
 
 
 def mim_of(python):
-    return python.parents[1].glob('lib/python*/site-packages/mmacmix/.mim').__next__()
+    return next(python.parents[1].glob('lib/python*/site-packages/mmacmix/.mim'))
 
 
-def test_all_configs_and_tools_are_inside(python):
+def test_all_configs_and_tools_are_installed(python):
     mim = mim_of(python)
     for folder in ('configs', 'tools'):
         ours, theirs = (
@@ -119,7 +119,7 @@ def test_all_configs_and_tools_are_inside(python):
     assert all(os.access(tool, os.X_OK) for tool in (mim / 'tools').glob('*.sh'))
 
 
-def test_configs_are_bases_of_other_packages_configs(python, tmp_path):
+def test_other_configs_can_inherit_from_installed_ones(python, tmp_path):
     (tmp_path / 'own.py').write_text(
         "_base_ = 'mmacmix::mask_rcnn/mask-rcnn_acmix-r26_fpn_1x_coco.py'\nmodel = dict(backbone=dict(depth=38))\n"
     )
@@ -132,7 +132,7 @@ def test_configs_are_bases_of_other_packages_configs(python, tmp_path):
     assert module == 'mmacmix.backbones.acmix_resnet' and Path(file).is_relative_to(python.parents[1])
 
 
-def test_a_base_of_this_package_keeps_the_names_of_the_hosts_in_the_tools(python, tmp_path):
+def test_an_inherited_config_resolves_names_in_the_host_registry(python, tmp_path):
     (tmp_path / 'own.py').write_text("_base_ = 'mmacmix::upernet/upernet_acmix-swin-t_8xb2-160k_ade20k-512x512.py'\n")
     show = (
         'from argparse import Namespace\nfrom mmengine.dataset import Compose\n'

@@ -1,4 +1,4 @@
-"""Calling a tool in the tests' own process, where that tells as much as a process of its own."""
+"""Runs tools and code in the tests' process or in processes of their own."""
 
 import importlib.util
 import os
@@ -23,7 +23,7 @@ def load(name):
 
 
 def start(tool, *arguments, cwd, preexec_fn=None, **environment):
-    """The tool in a process of its own, of one thread, to its end."""
+    """Run a tool in a process of its own with one thread, and wait for its end."""
     return subprocess.run(
         [sys.executable, str(tool), *map(str, arguments)],
         cwd=cwd,
@@ -36,13 +36,13 @@ def start(tool, *arguments, cwd, preexec_fn=None, **environment):
 
 
 def python(*parts):
-    """Run code, given in parts that may be indented, in an interpreter of its own."""
+    """Run code, in parts that may be indented, in an interpreter of its own."""
     code = '\n'.join(map(textwrap.dedent, parts))
     return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
 
 
 def complaint(name, arguments, capsys):
-    """What the tool says about arguments that it can't work with."""
+    """The message with which a tool refuses its arguments."""
     tool = load(name)
     with pytest.raises((UserError, SystemExit)) as caught:
         tool.main(list(map(str, arguments)))

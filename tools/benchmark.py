@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Time and memory of ACmix, X-volution and LESA beside what they replace, measured in turn in one process.
+"""Compare time and memory of ACmix, X-volution and LESA with the layers they replace, alternating in one process.
 
 python tools/benchmark.py op --channels 64 --size 100 168 --backward
 python tools/benchmark.py backbone resnet50 --size 800 1344
@@ -25,27 +25,25 @@ from mmcv.cnn.utils import fuse_conv_bn
 from torch import Tensor, nn
 
 from mmacmix.backbones import ACmixResNet, ACmixSwinTransformer, LESAResNet, XVolutionResNet
-from mmacmix.cli import command_line, load_configs, run
+from mmacmix.cli import command_line, load_configs, png_file, positive_int, run
 from mmacmix.deploy import fuse
-from mmacmix.errors import UserError
+from mmacmix.errors import UserError, first_line
 from mmacmix.inference import build_model
 from mmacmix.layers import LESA, ACmix, MixingLayer, XVolution
 from mmacmix.ops import available_backends
 from mmacmix.reporting.measurement import Work, draw, draw_scaling, measure, table
 
-# Lines of the chart of `scaling`.
-ONE, SEVERAL = 'images of growing size', 'a growing number of small images'
-DTYPES = ('float32', 'float16', 'bfloat16')
-
 
 @command_line
 def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(description='Time and memory of ACmix, X-volution and LESA beside what they replace.')
+    parser = ArgumentParser(
+        description='Compare time and memory of ACmix, X-volution and LESA with the layers they replace.'
+    )
     commands = parser.add_subparsers(dest='command', required=True)
 
     op = commands.add_parser('op', help='one layer: every backend, fused, a plain 3x3, X-volution, LESA, NATTEN')
-    op.add_argument('--channels', type=int, default=64, help='default: 64')
-    op.add_argument('--stride', type=int, default=1, help='default: 1')
+    op.add_argument('--channels', type=positive_int, default=64, help='default: 64')
+    op.add_argument('--stride', type=positive_int, default=1, help='default: 1')
     add_common(op, [100, 168], layers)
 
     backbone = commands.add_parser('backbone', help='a backbone: every backend, fused, and the plain network')
@@ -53,27 +51,21 @@ def main(argv: list[str] | None = None) -> None:
     add_common(backbone, [800, 1344], backbones)
 
     for name, text, works in (
-        ('detector', "detectors' networks, without pre- and postprocessing, each also fused", detectors),
+        ('detector', 'inference of detectors, without pre- and postprocessing, each also fused', detectors),
         ('train', 'a training step of detectors: forward, loss and backward', training_steps),
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument('configs', nargs='+', help='config files, or package::path; the first is the baseline')
-        command.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='override all configs')
+        command.add_argument(
+            '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='settings that override all configs'
+        )
         add_common(command, [800, 1344], works)
 
-    scaling = commands.add_parser('scaling', help='ACmix-ResNet-50 over the area of the image, and over the batch')
+    scaling = commands.add_parser('scaling', help='ACmix-ResNet-50 over the image area and over the batch size')
     add_common(scaling, [2000, 1333], sizes)
 
     args = parser.parse_args(argv)
-    numbers = {
-        name: getattr(args, name, None) for name in ('channels', 'stride', 'size', 'batch', 'repeats', 'threads')
-    }
-    for name, number in numbers.items():
-        if number is not None and min(number if name == 'size' else [number]) < 1:
-            parser.error(f'--{name} must be positive, got {number}')
-    if args.chart and Path(args.chart).suffix != '.png':
-        parser.error(f'--chart takes a .png file, got {args.chart}')
-    for path in map(Path, filter(None, (args.json, args.chart))):
+    for path in filter(None, (args.json, args.chart)):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
@@ -83,14 +75,13 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     try:
-        args.machine = torch.cuda.get_device_name(args.device) if on_gpu(args) else cpu()
-        works = choose(args.works(args), args)
-        results = measure(works, args.repeats, args.device)
+        machine = torch.cuda.get_device_name(args.device) if on_gpu(args) else cpu()
+        results = measure(choose(args.works(args), args), args.repeats, args.device)
     except UserError:
         raise
     except Exception as error:
         raise UserError(f'{args.command} cannot be measured with these arguments: {error}') from error
-    show(results, args)
+    show(results, args, machine)
 
 
 def on_gpu(args: Namespace) -> bool:
@@ -98,51 +89,53 @@ def on_gpu(args: Namespace) -> bool:
 
 
 def cpu() -> str:
-    """Threads, and the processor's name where Linux tells it."""
+    """Number of threads, and on Linux the processor's name."""
     info = Path('/proc/cpuinfo')
     names = re.findall(r'^model name\s*: (.*)', info.read_text(), re.MULTILINE) if info.exists() else []
     return ' of '.join([f'{torch.get_num_threads()} CPU threads', *names[:1]])
 
 
 def add_common(parser: ArgumentParser, size: list[int], works: Callable[[Namespace], dict[str, Work]]) -> None:
-    """The options that all commands share."""
+    """Add the options that all commands share."""
     parser.set_defaults(works=works)
-    text = f'pixels; default: {size[0]} {size[1]}'
-    parser.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'), default=size, help=text)
-    parser.add_argument('--batch', type=int, default=1, help='images; default: 1')
-    parser.add_argument('--backward', action='store_true', help='forward and backward')
+    text = f'height and width of the input in pixels; default: {size[0]} {size[1]}'
+    parser.add_argument('--size', nargs=2, type=positive_int, metavar=('H', 'W'), default=size, help=text)
+    parser.add_argument('--batch', type=positive_int, default=1, help='number of images; default: 1')
+    parser.add_argument('--backward', action='store_true', help='measure forward and backward')
     parser.add_argument('--only', nargs='+', metavar='NAME', help='alternatives to measure; default: all')
-    parser.add_argument('--baseline', metavar='NAME', help='what the others are compared with; default: the plain one')
-    parser.add_argument('--repeats', type=int, default=5, help='default: 5')
+    parser.add_argument('--baseline', metavar='NAME', help='alternative to compare with; default: the first one')
+    parser.add_argument('--repeats', type=positive_int, default=5, help='default: 5')
     parser.add_argument('--device', default='cpu', help='default: cpu')
-    parser.add_argument('--dtype', choices=DTYPES, default='float32', help='of whole configs by autocast')
-    parser.add_argument('--channels-last', action='store_true', help='inputs in this memory format')
-    parser.add_argument('--threads', type=int, help="of the CPU; default: torch's choice")
-    parser.add_argument('--json', help='also write all numbers there')
-    parser.add_argument('--chart', help='also draw the times into this PNG')
+    parser.add_argument(
+        '--dtype',
+        choices=['float32', 'float16', 'bfloat16'],
+        default='float32',
+        help='precision, by autocast for configs; default: float32',
+    )
+    parser.add_argument('--channels-last', action='store_true', help='use the channels_last memory format')
+    parser.add_argument('--threads', type=positive_int, help="number of CPU threads; default: torch's choice")
+    parser.add_argument('--json', type=Path, help='file for all measurements')
+    parser.add_argument('--chart', type=png_file, help='PNG file for a chart of the times')
 
 
 def layers(args: Namespace) -> dict[str, Work]:
     """One layer."""
-    networks = {'plain 3x3': nn.Conv2d(args.channels, args.channels, 3, args.stride, 1, bias=False)}
-    layer = ACmix(args.channels, args.channels, stride=args.stride)
-    networks |= backends_of(layer, args)
-    networks |= others(XVolution(args.channels, args.channels, stride=args.stride), args)
+    arguments = dict(in_channels=args.channels, out_channels=args.channels, stride=args.stride)
+    layer = ACmix(**arguments)
+    networks = {'plain 3x3': nn.Conv2d(**arguments, kernel_size=3, padding=1, bias=False)}
+    networks |= with_backends(layer, args) | with_fused(XVolution(**arguments), args)
     if args.channels % 16 == 0:
-        networks |= others(LESA(args.channels, args.channels, stride=args.stride), args)
+        networks |= with_fused(LESA(**arguments), args)
     if on_gpu(args) and args.stride == 1 and find_spec('natten'):
         networks['natten'] = WithNatten.of(layer)
-    return {
-        name: on_random_maps(network, (args.batch, args.channels, *args.size), args)
-        for name, network in networks.items()
-    }
+    return on_random_maps(networks, args.channels, args)
 
 
 class WithNatten(ACmix):
-    """ACmix whose attention is NATTEN's (arXiv 2204.07143), for stride and dilation 1.
+    """ACmix with NATTEN's attention (arXiv 2204.07143), for stride 1 and dilation 1.
 
-    NATTEN moves windows that reach over the border inwards. Here the border is reflected first and cut off again in the
-    end, so that such windows are those of pixels that nobody reads.
+    NATTEN moves windows inwards at the border. The input is therefore padded by reflection, and the output is cropped
+    to the pixels whose windows were not moved.
     """
 
     @classmethod
@@ -167,17 +160,17 @@ def backbones(args: Namespace) -> dict[str, Work]:
     from mmdet.models import ResNet, SwinTransformer
 
     if args.network == 'resnet50':
-        networks = {'plain': ResNet(50)} | backends_of(ACmixResNet(50), args)
-        networks |= others(XVolutionResNet(50), args) | others(LESAResNet(50), args)
+        networks = {'plain': ResNet(50)} | with_backends(ACmixResNet(50), args)
+        networks |= with_fused(XVolutionResNet(50), args) | with_fused(LESAResNet(50), args)
         if not args.backward:
             networks['plain, fused'] = fused(networks['plain'])
     else:
         networks = {'plain': SwinTransformer(), 'ACmix': ACmixSwinTransformer('tiny')}
-    return {name: on_random_maps(network, (args.batch, 3, *args.size), args) for name, network in networks.items()}
+    return on_random_maps(networks, 3, args)
 
 
 class Images(NamedTuple):
-    """Some images of a size."""
+    """A number of images of one size."""
 
     number: int
     height: int
@@ -188,25 +181,28 @@ class Images(NamedTuple):
 
 
 def sizes(args: Namespace) -> dict[Images, Work]:
-    """One backbone on an image of a quarter of the area to all of it, and on two to four images of the former."""
+    """One backbone on images of one to four quarters of the area, and on two to four times as many of the smallest."""
     network = ACmixResNet(50)
-    quarters = {
-        parts: Images(args.batch, *(round(side * (parts / 4) ** 0.5) for side in args.size)) for parts in range(1, 5)
-    }
-    several = [quarters[1]._replace(number=args.batch * parts) for parts in range(2, 5)]
+    growing = [Images(args.batch, *(round(side * (parts / 4) ** 0.5) for side in args.size)) for parts in range(1, 5)]
+    several = [growing[0]._replace(number=args.batch * parts) for parts in range(2, 5)]
     return {
-        images: on_random_maps(network, (images.number, 3, images.height, images.width), args)
-        for images in [*quarters.values(), *several]
+        images: on_random_map(network, (images.number, 3, images.height, images.width), args)
+        for images in growing + several
     }
 
 
-def on_random_maps(network: nn.Module, shape: tuple[int, int, int, int], args: Namespace) -> Work:
-    """Forward, or forward and backward, of a network in the precision asked for."""
+def on_random_maps(networks: dict[str, nn.Module], channels: int, args: Namespace) -> dict[str, Work]:
+    shape = (args.batch, channels, *args.size)
+    return {name: on_random_map(network, shape, args) for name, network in networks.items()}
+
+
+def on_random_map(network: nn.Module, shape: tuple[int, int, int, int], args: Namespace) -> Work:
+    """Forward, or forward and backward, of a network."""
     dtype = getattr(torch, args.dtype)
     network.to(args.device, dtype)
     network.train(args.backward)
     x = in_format(torch.rand(shape, dtype=dtype, device=args.device), args)
-    x.requires_grad_(args.backward and args.command == 'op')  # a backbone's input is an image
+    x.requires_grad_(args.backward and args.command == 'op')  # the input of a backbone is an image
     grads: list[Tensor] = []
 
     def run() -> tuple | None:
@@ -223,33 +219,29 @@ def on_random_maps(network: nn.Module, shape: tuple[int, int, int, int], args: N
 
 
 def in_format(x: Tensor, args: Namespace) -> Tensor:
-    """In the memory format asked for."""
     return x.contiguous(memory_format=torch.channels_last) if args.channels_last else x
 
 
-def backends_of(model: nn.Module, args: Namespace) -> dict[str, nn.Module]:
-    """The same network with every backend, and fused."""
+def with_backends(model: nn.Module, args: Namespace) -> dict[str, nn.Module]:
+    """A network with each backend, and fused."""
     networks = {}
     for backend in available_backends(args.device):
         networks[backend] = deepcopy(model)
         for module in networks[backend].modules():
             if isinstance(module, ACmix):
                 module.backend = backend
-    if not args.backward:
-        networks['fused'] = fused(model)
-    return networks
+    return networks if args.backward else networks | {'fused': fused(model)}
 
 
-def others(model: nn.Module, args: Namespace) -> dict[str, nn.Module]:
-    """A network with another layer than ACmix, and the same fused."""
+def with_fused(model: nn.Module, args: Namespace) -> dict[str, nn.Module]:
     name = type(model).__name__
     return {name: model} if args.backward else {name: model, f'{name}, fused': fused(model)}
 
 
 def fused(model: nn.Module) -> nn.Module:
-    """A copy, its layers and batch normalisation merged."""
+    """A copy whose layers and batch normalisation are merged."""
     copy = deepcopy(model)
-    copy.eval()  # returns nothing in the hosts' networks
+    copy.eval()  # returns None in the hosts' networks
     return fuse(copy) if any(isinstance(module, MixingLayer) for module in copy.modules()) else fuse_conv_bn(copy)
 
 
@@ -278,7 +270,7 @@ def precision(args: Namespace) -> AbstractContextManager:
 
 def inference(model: nn.Module, args: Namespace) -> Work:
     image = in_format(torch.rand(args.batch, 3, *args.size, device=args.device), args)
-    samples = batch_of(model, args)['data_samples'] if hasattr(model, 'roi_head') else None
+    samples = random_batch(model, args)['data_samples'] if hasattr(model, 'roi_head') else None
 
     def run() -> None:
         with torch.inference_mode(), precision(args):
@@ -289,7 +281,7 @@ def inference(model: nn.Module, args: Namespace) -> Work:
 
 def training_step(model: nn.Module, args: Namespace) -> Work:
     model.train()
-    batch = model.data_preprocessor(batch_of(model, args), True)
+    batch = model.data_preprocessor(random_batch(model, args), True)
     batch['inputs'] = in_format(batch['inputs'], args)
 
     def run() -> tuple:
@@ -299,8 +291,8 @@ def training_step(model: nn.Module, args: Namespace) -> Work:
     return Work(run, [model])
 
 
-def batch_of(model: nn.Module, args: Namespace) -> dict:
-    """Random images, boxes and masks, as a data loader gives them."""
+def random_batch(model: nn.Module, args: Namespace) -> dict:
+    """Random images, boxes and masks, in the form of a dataloader's batch."""
     from mmdet.testing import demo_mm_inputs
 
     masks = getattr(getattr(model, 'roi_head', None), 'with_mask', False)
@@ -310,51 +302,56 @@ def batch_of(model: nn.Module, args: Namespace) -> dict:
 
 
 def choose(works: dict, args: Namespace) -> dict:
-    """Those that ``--only`` names, and the baseline."""
+    """The alternatives that ``--only`` names and the baseline, without those that fail."""
     names = [str(name) for name in works]
     args.baseline = args.baseline or names[0]
     wanted = [args.baseline, *(args.only or names)]
-    unknown = [name for name in wanted if name not in names]
-    if unknown:
-        raise UserError(f'there is {", ".join(map(repr, names))}, but no {unknown[0]!r}')
-    works = {name: work for name, work in works.items() if str(name) in wanted}
-    for name, work in list(works.items()):
-        try:
-            work.run()
-        except Exception as error:
-            sentence = f'{name!s} cannot be measured with these arguments: {str(error).splitlines()[0]}'
-            if str(name) == args.baseline:
-                raise UserError(f'{sentence}; --baseline takes another one') from error
-            print(sentence)
-            del works[name]
-    return works
+    for name in wanted:
+        if name not in names:
+            raise UserError(f'there is no alternative {name!r}: choose from {", ".join(map(repr, names))}')
+    chosen = {}
+    for name, work in works.items():
+        if str(name) in wanted:
+            try:
+                work.run()
+            except Exception as error:
+                sentence = f'{name!s} cannot be measured with these arguments: {first_line(error)}'
+                if str(name) == args.baseline:
+                    raise UserError(f'{sentence}; choose another --baseline') from error
+                print(sentence)
+            else:
+                chosen[name] = work
+    return chosen
 
 
-def show(results: dict, args: Namespace) -> None:
-    """On the screen, and into the files asked for."""
-    what = ' '.join(str(getattr(args, name)) for name in ('network', 'channels') if name in args)
-    what += f' stride {args.stride}' if args.command == 'op' and args.stride > 1 else ''
-    passes = 'forward and backward' if args.backward else 'forward'
-    size = f'{args.batch} x {args.size[0]}x{args.size[1]}'
-    memory_format = 'channels_last' if args.channels_last else ''
-    title = ', '.join(each for each in (args.command, what, size, args.dtype, memory_format, passes) if each)
+def show(results: dict, args: Namespace, machine: str) -> None:
+    """Print the results, and write them to the files of ``--json`` and ``--chart``."""
+    facts = [
+        args.command,
+        ' '.join(str(getattr(args, name)) for name in ('network', 'channels') if name in args),
+        f'stride {args.stride}' if getattr(args, 'stride', 1) > 1 else '',
+        f'{args.batch} x {args.size[0]}x{args.size[1]}',
+        args.dtype,
+        'channels_last' if args.channels_last else '',
+        'forward and backward' if args.backward else 'forward',
+    ]
+    title = f'{", ".join(filter(None, facts))}; {machine}'
     named = {str(name): measured for name, measured in results.items()}
-    print(f'{title}; {args.machine}, torch {torch.__version__}, {args.repeats} repeats\n')
+    print(f'{title}, torch {torch.__version__}, {args.repeats} repeats\n')
     print(table(named, args.baseline))
     if args.json:
-        settings = {name: value for name, value in vars(args).items() if name not in ('works', 'machine')}
+        settings = {name: value for name, value in vars(args).items() if name != 'works'}
         numbers = {name: measured._asdict() for name, measured in named.items()}
-        report = dict(settings=settings, machine=args.machine, torch=torch.__version__, results=numbers)
-        Path(args.json).write_text(json.dumps(report, indent=2))
+        report = dict(settings=settings, machine=machine, torch=torch.__version__, results=numbers)
+        args.json.write_text(json.dumps(report, indent=2, default=str))
     if args.chart and args.command == 'scaling':
-        series: dict[str, list] = {SEVERAL: [], ONE: []}
+        series: dict[str, list] = {}
         for images, measured in results.items():
-            alone = images.number == args.batch
-            series[ONE if alone else SEVERAL].append((math.prod(images) / 1e6, measured))
-        series = {name: points for name, points in series.items() if points}
-        draw_scaling(series, 'million pixels', f'{title}; {args.machine}', args.chart)
+            name = 'growing images' if images.number == args.batch else 'a growing number of small images'
+            series.setdefault(name, []).append((math.prod(images) / 1e6, measured))
+        draw_scaling(series, 'million pixels', title, args.chart)
     elif args.chart:
-        draw(named, f'{title}; {args.machine}', args.chart)
+        draw(named, title, args.chart)
 
 
 if __name__ == '__main__':

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train configs with several seeds each and put them side by side: one table, one chart.
+"""Train configs with several seeds each and compare their scores in a table and a chart.
 
 python tools/compare.py configs/ablation/*.py --work-dir work_dirs/ablation
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from mmengine.config import Config
 
-from mmacmix.cli import command_line, load_configs, run
+from mmacmix.cli import command_line, load_configs, positive_int, run
 from mmacmix.errors import UserError
 from mmacmix.inference import build_model
 from mmacmix.reporting.comparison import Run, draw_comparison, read_run, table
@@ -28,22 +28,23 @@ TRAIN = Path(__file__).with_name('train.py')
 
 @command_line
 def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(description='Train configs with several seeds each and put them side by side.')
-    parser.add_argument('configs', nargs='+', help='config files; their names become the names in the table')
-    parser.add_argument('--seeds', type=int, default=3, help='runs of each config; default: 3')
+    parser = ArgumentParser(description='Train configs with several seeds each and compare their scores.')
+    parser.add_argument('configs', nargs='+', help='config files, listed by name in the table')
+    parser.add_argument('--seeds', type=positive_int, default=3, help='runs per config; default: 3')
     parser.add_argument('--metric', default='coco/segm_mAP', help='score to compare; default: coco/segm_mAP')
-    parser.add_argument('--work-dir', default='work_dirs/compare', help='default: work_dirs/compare')
-    parser.add_argument('--jobs', type=int, default=1, help='runs at a time, which share the CPU cores; default: 1')
-    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='passed on to train.py')
+    parser.add_argument('--work-dir', type=Path, default='work_dirs/compare', help='default: work_dirs/compare')
+    parser.add_argument(
+        '--jobs', type=positive_int, default=1, help='parallel runs, which share the CPU cores; default: 1'
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='settings that override all configs'
+    )
     args = parser.parse_args(argv)
-    if min(args.seeds, args.jobs) < 1:
-        parser.error('--seeds and --jobs start at 1')
     configs = load_configs(args.configs, args.cfg_options)
-    work_dir = Path(args.work_dir)
-    folders = {name: [work_dir / name / f'seed{seed}' for seed in range(args.seeds)] for name in configs}
+    folders = {name: [args.work_dir / name / f'seed{seed}' for seed in range(args.seeds)] for name in configs}
     train_all([(configs[name], folder) for name in configs for folder in folders[name]], args.jobs, args.cfg_options)
     runs = {name: [read_run(folder, args.metric) for folder in each] for name, each in folders.items()}
-    report(runs, configs, folders, args.metric, work_dir)
+    report(runs, configs, folders, args.metric, args.work_dir)
 
 
 def fingerprint(cfg: Config) -> str:
@@ -51,20 +52,20 @@ def fingerprint(cfg: Config) -> str:
 
 
 def is_finished(cfg: Config, folder: Path) -> bool:
-    """Whether a run of this config ended here."""
+    """Whether a folder holds a finished run of this config."""
     cost = folder / 'cost.json'
     if not cost.is_file():
         return False
     if json.loads(cost.read_text())['config'] != fingerprint(cfg):
-        raise UserError(f'{folder} holds a run of another config or with other options: give another --work-dir')
+        raise UserError(f'{folder} holds a run of another config or with other options: choose another --work-dir')
     return True
 
 
 def train_all(jobs: list[tuple[Config, Path]], at_a_time: int, options: list[str]) -> None:
-    """Train each config in its folder, unless a finished run is there already."""
+    """Train each config in its folder, unless the folder holds a finished run."""
     waiting = [job for job in jobs if not is_finished(*job)]
     if len(waiting) < len(jobs):
-        print(f'{len(jobs) - len(waiting)} of {len(jobs)} runs are finished already')
+        print(f'{len(jobs) - len(waiting)} of {len(jobs)} runs have been finished before')
     threads = str(max(1, len(os.sched_getaffinity(0)) // at_a_time))
     start = time.monotonic()
     with ThreadPoolExecutor(at_a_time) as pool:
@@ -80,7 +81,7 @@ def train_all(jobs: list[tuple[Config, Path]], at_a_time: int, options: list[str
 
 
 def train(cfg: Config, folder: Path, threads: str, options: list[str]) -> Path:
-    """One run in a process of its own, and what it cost."""
+    """Train in a separate process and record its peak memory."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / 'train.log'
     seed = folder.name.removeprefix('seed')
@@ -93,7 +94,7 @@ def train(cfg: Config, folder: Path, threads: str, options: list[str]) -> Path:
         _, status, usage = os.wait4(process.pid, 0)
     if status:
         last = log.read_text().strip().splitlines()[-1:]
-        raise UserError(f'training {cfg.filename} with seed {seed} failed, {log} says: {"".join(last)}')
+        raise UserError(f'training {cfg.filename} with seed {seed} failed; {log} ends with: {"".join(last)}')
     (folder / 'cost.json').write_text(json.dumps(dict(config=fingerprint(cfg), peak_memory=usage.ru_maxrss * 1024)))
     return folder
 
@@ -103,8 +104,7 @@ def report(
 ) -> None:
     """Write the table and the chart."""
     sizes = {name: backbone_size(cfg) for name, cfg in configs.items()}
-    # Of the GPU if there was one, else of the process.
-    memory = {
+    memory = {  # GPU memory if a GPU was used, otherwise memory of the process
         name: max(
             run.gpu_memory or json.loads((folder / 'cost.json').read_text())['peak_memory']
             for run, folder in zip(runs[name], each, strict=True)
@@ -120,11 +120,11 @@ def report(
     (work_dir / 'table.md').write_text(text)
     draw_comparison(runs, metric, work_dir / 'chart.png')
     print(text)
-    print(f'{work_dir / "table.md"} holds the table, {work_dir / "chart.png"} the chart.')
+    print(f'The table is in {work_dir / "table.md"}, the chart in {work_dir / "chart.png"}.')
 
 
 def backbone_size(cfg: Config) -> Part:
-    """Of the backbone alone, for one image of 128 x 128 pixels: the generated images' size."""
+    """Size of the backbone for one image of 128 x 128 pixels, the size of the generated images."""
     backbone = build_model(cfg).backbone
     backbone.eval()
     return sum(model_complexity(backbone, lambda: backbone(torch.zeros(1, 3, 128, 128))).values(), start=Part(0, 0))

@@ -9,7 +9,7 @@ from argparse import ArgumentParser
 
 import torch
 
-from mmacmix.cli import add_config_arguments, command_line, load_config, run
+from mmacmix.cli import add_config_arguments, command_line, load_config, positive_int, run
 from mmacmix.errors import UserError
 from mmacmix.inference import build_model
 from mmacmix.reporting.complexity import Part, model_complexity
@@ -20,22 +20,17 @@ from mmacmix.reporting.sizes import BACKBONES, classifier_size
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description="Parameters and multiply-adds of a config's network, by part.")
     add_config_arguments(parser, optional=True)
-    parser.add_argument(
-        '--shape', nargs=2, type=int, metavar=('H', 'W'), default=(800, 1333), help='pixels; default: 800 1333'
-    )
-    parser.add_argument(
-        '--table', action='store_true', help='all backbones as ImageNet classifiers, beside the published sizes'
-    )
+    text = 'height and width of the image in pixels; default: 800 1333'
+    parser.add_argument('--shape', nargs=2, type=positive_int, metavar=('H', 'W'), default=(800, 1333), help=text)
+    text = 'sizes of all backbones as ImageNet classifiers, next to the published ones'
+    parser.add_argument('--table', action='store_true', help=text)
     args = parser.parse_args(argv)
     if args.table == bool(args.config):
         parser.error('give a config, or --table')
-    if min(args.shape) < 1:
-        parser.error(f'--shape takes two numbers of pixels, got {" ".join(map(str, args.shape))}')
     print_table() if args.table else print_parts(args)
 
 
 def print_parts(args) -> None:
-    """The parts of one network."""
     cfg = load_config(args)
     model = build_model(cfg)
     model.eval()
@@ -53,7 +48,7 @@ def print_parts(args) -> None:
 
 
 def _samples(height: int, width: int) -> list:
-    """What a detector's second stage asks beside the image."""
+    """The image sizes that a two-stage detector needs."""
     from mmdet.structures import DetDataSample
 
     size = (height, width)
@@ -61,7 +56,6 @@ def _samples(height: int, width: int) -> list:
 
 
 def print_table() -> None:
-    """All backbones."""
     print('ImageNet classifiers, 224 x 224 pixels; parameters in M, multiply-adds in G')
     print(f'{"":20} {"parameters":>11} {"published":>10} {"multiply-adds":>14} {"published":>10}')
     for name, (_, published) in BACKBONES.items():
@@ -70,8 +64,8 @@ def print_table() -> None:
             f'{name:20} {size.parameters / 1e6:11.3f} {published.parameters if published else "":>10} '
             f'{size.macs / 1e9:14.3f} {published.macs if published else "":>10}'
         )
-    print('ACmix-SAN, ACmix-PVT and X-volution are reconstructions: their code was never published. So is LESA, of its')
-    print('paper and of what its code does.')
+    print('ACmix-SAN, ACmix-PVT and X-volution are reconstructions from the papers: their code was never published.')
+    print('LESA is a reconstruction from its paper and the behaviour of its code.')
 
 
 if __name__ == '__main__':

@@ -15,6 +15,7 @@ from mmacmix.cli import add_common_arguments, command_line, load_config, run
 from mmacmix.datasets import innermost
 from mmacmix.deploy import fuse
 from mmacmix.engine import build_runner, unwrapped
+from mmacmix.engine.runner import evaluators_of
 from mmacmix.errors import UserError
 from mmacmix.layers import MixingLayer
 
@@ -25,12 +26,12 @@ def main(argv: list[str] | None = None) -> None:
     add_common_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument(
-        '--out', help='where to write the predictions: a .pkl file (detection) or a folder of PNG maps (segmentation)'
+        '--out', help='output for the predictions: a .pkl file (detection) or a folder of PNG maps (segmentation)'
     )
     parser.add_argument('--show', action='store_true', help='show the predictions in a window')
-    parser.add_argument('--show-dir', help='folder, under the work directory, for pictures of the predictions')
-    parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show shows a picture; default: 2')
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    parser.add_argument('--show-dir', help='folder in the work directory for images with the predictions')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show displays an image; default: 2')
+    parser.add_argument('--tta', action='store_true', help='use test-time augmentation')
     parser.add_argument('--fuse', action='store_true', help='merge layers for faster inference: mmacmix.deploy.fuse')
     args = parser.parse_args(argv)
 
@@ -53,17 +54,17 @@ def main(argv: list[str] | None = None) -> None:
 def _fuse(model: nn.Module) -> None:
     layers = [module for module in model.modules() if isinstance(module, MixingLayer)]
     left = set(fuse(model).modules())
-    merged = len([layer for layer in layers if layer not in left])
-    print_log(f'--fuse: {merged} of {len(layers)} layers of mmacmix are merged for inference', 'current')
+    merged = sum(layer not in left for layer in layers)
+    print_log(f'--fuse: {merged} of {len(layers)} layers of mmacmix are merged', 'current')
 
 
 def _draw(cfg: Config, show: bool, folder: str | None, seconds: float, segmentation: bool) -> None:
     hook = cfg.get('default_hooks', {}).get('visualization')
-    if hook is None:
+    if not hook:
         raise UserError('--show and --show-dir need default_hooks.visualization, which the config does not set')
     hook.update(draw=True, show=show, wait_time=seconds)
     if segmentation:
-        hook.interval = 1  # MMSegmentation's hook draws one image of fifty
+        hook.interval = 1  # MMSegmentation's hook draws every 50th image by default
         if folder:
             cfg.visualizer.save_dir = str(Path(cfg.work_dir) / folder)
     elif folder:
@@ -71,34 +72,35 @@ def _draw(cfg: Config, show: bool, folder: str | None, seconds: float, segmentat
 
 
 def _write_predictions(cfg: Config, out: str, segmentation: bool) -> None:
-    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    evaluators = evaluators_of(cfg, 'test_evaluator')
     if segmentation:
         for evaluator in evaluators:
             evaluator.update(output_dir=out)
-        return
-    if not out.endswith(('.pkl', '.pickle')):
-        raise UserError(f'--out takes a .pkl file for a detector, got {out}')
-    cfg.test_evaluator = [*evaluators, dict(type='DumpDetResults', out_file_path=out)]
+    elif out.endswith(('.pkl', '.pickle')):
+        cfg.test_evaluator = [*evaluators, dict(type='DumpDetResults', out_file_path=out)]
+    else:
+        raise UserError(f'--out must be a .pkl file for a detector, got {out}')
 
 
 def _augment(cfg: Config, segmentation: bool) -> None:
-    """The config's own tta_model and tta_pipeline; a detector of boxes without them gets a horizontal flip."""
-    dataset = next(innermost(cfg.test_dataloader.dataset))
+    """Use the config's tta_model and tta_pipeline, by default horizontal flips for a box detector."""
+    datasets = list(innermost(cfg.test_dataloader.dataset))
     if not segmentation:
         if (cfg.model.get('roi_head') or {}).get('mask_head') and 'tta_model' not in cfg:
-            raise UserError('--tta merges boxes alone in MMDetection, and this model predicts masks too')
+            raise UserError('--tta supports only boxes in MMDetection, but this model also predicts masks')
         cfg.setdefault(
             'tta_model',
             ConfigDict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)),
         )
-        pack = dataset.pipeline[-1]
+        *steps, pack = datasets[0].pipeline
         keys = pack.get('meta_keys', ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))
         pack = ConfigDict(pack, meta_keys=(*keys, 'flip', 'flip_direction'))
         flips = [dict(type='RandomFlip', prob=prob) for prob in (1.0, 0.0)]
-        cfg.setdefault('tta_pipeline', [*dataset.pipeline[:-1], dict(type='TestTimeAug', transforms=[flips, [pack]])])
+        cfg.setdefault('tta_pipeline', [*steps, dict(type='TestTimeAug', transforms=[flips, [pack]])])
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
         raise UserError('--tta needs tta_model and tta_pipeline, which the config does not set')
-    dataset.pipeline = cfg.tta_pipeline
+    for dataset in datasets:
+        dataset.pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 
 

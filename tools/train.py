@@ -22,23 +22,23 @@ from mmacmix.reporting.report import write_report
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description='Train a detector or a segmentor.')
     add_common_arguments(parser)
-    parser.add_argument('--amp', action='store_true', help='automatic mixed precision, on a GPU')
+    parser.add_argument('--amp', action='store_true', help='use automatic mixed precision, which needs a GPU')
     parser.add_argument(
-        '--auto-scale-lr', action='store_true', help='scale the learning rate with the batch, from auto_scale_lr'
+        '--auto-scale-lr', action='store_true', help='scale the learning rate with the batch size, using auto_scale_lr'
     )
     parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
         metavar='CKPT',
-        help='go on from a checkpoint; without a name from the last one in the work directory',
+        help='resume from a checkpoint; default: the latest one in the work directory',
     )
     args = parser.parse_args(argv)
 
     cfg = load_config(args)
     if args.amp:
         if not torch.cuda.is_available():
-            raise UserError('--amp needs a GPU and torch sees none')
+            raise UserError('--amp needs a GPU, and torch finds none')
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.loss_scale = 'dynamic'
     if args.auto_scale_lr:
@@ -54,13 +54,13 @@ def main(argv: list[str] | None = None) -> None:
 
     runner = build_runner(cfg, ['train_dataloader', 'val_dataloader'])
     if asked_to_resume and not cfg.load_from:
-        print_log(f'{cfg.work_dir} holds no checkpoint: training starts anew', 'current', logging.WARNING)
+        print_log(f'{cfg.work_dir} holds no checkpoint: training starts from the beginning', 'current', logging.WARNING)
     runner.train()
     if is_main_process():
         try:
-            print_log(f'The whole run on one page: {write_report(runner.work_dir)}', 'current')
-        except Exception as error:  # the training is done, whatever hinders the report
-            print_log(f'There is no report: {error}', 'current', logging.WARNING)
+            print_log(f'The report of this run is {write_report(runner.work_dir)}', 'current')
+        except Exception as error:  # whatever it is, the training has succeeded
+            print_log(f'The report cannot be written: {error}', 'current', logging.WARNING)
 
 
 if __name__ == '__main__':

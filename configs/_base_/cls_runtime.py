@@ -1,4 +1,4 @@
-# MMPretrain's scope, written out.
+# MMPretrain's default runtime, without its base.
 default_scope = 'mmpretrain'
 env_cfg = dict(
     cudnn_benchmark=True, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_cfg=dict(backend='nccl')

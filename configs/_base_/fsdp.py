@@ -1,3 +1,3 @@
-# The network shared out over the processes (FSDP): each keeps a part of it, its gradients and the optimizer's state.
+# FSDP: each process keeps a shard of the parameters, their gradients and the optimizer state.
 runner_type = 'FlexibleRunner'
-strategy = dict(type='ShardedStrategy')  # MMEngine's FSDPStrategy
+strategy = dict(type='ShardedStrategy')  # a subclass of MMEngine's FSDPStrategy

@@ -1,4 +1,4 @@
-# MMSegmentation's scope, written out: an `mmseg::` base does not resolve with the maintained forks.
+# MMSegmentation's default runtime, copied because an `mmseg::` base does not resolve with the maintained forks.
 default_scope = 'mmseg'
 env_cfg = dict(
     cudnn_benchmark=True, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_cfg=dict(backend='nccl')

@@ -1,3 +1,3 @@
-# Attention and convolution, with equal weights that do not learn.
+# Attention and convolution with equal, fixed rates.
 _base_ = './both.py'
 model = dict(backbone=dict(acmix=dict(rates=(0.5, 0.5), learn_rates=False)))

@@ -1,7 +1,7 @@
-# Attention and convolution with learned rates and shifts that learn as a group convolution: ACmix as it is.
+# Standard ACmix: attention and convolution with learned rates, and learned shifts as a group convolution.
 _base_ = '../shapes/mask-rcnn_acmix-r26_shapes.py'
 
-train_dataloader = dict(dataset=dict(filter_cfg=dict(filter_empty_gt=True)))  # as docs/ablation.md was measured
+train_dataloader = dict(dataset=dict(filter_cfg=dict(filter_empty_gt=True)))  # as measured for docs/ablation.md
 iterations = 400
 train_cfg = dict(max_iters=iterations, val_interval=iterations)
 param_scheduler = [

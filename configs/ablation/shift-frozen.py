@@ -1,3 +1,3 @@
-# The convolution path shifts by kernels that stay one-hot (figure 3b of the paper).
+# The convolution path shifts by fixed one-hot kernels (figure 3b of the paper).
 _base_ = './both.py'
 model = dict(backbone=dict(acmix=dict(shift_form='frozen')))

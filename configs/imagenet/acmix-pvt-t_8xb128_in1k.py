@@ -1,4 +1,4 @@
-# Swin's recipe; the authors' own for PVT is not known.
+# Swin's recipe, since the authors' recipe for PVT is unknown.
 _base_ = 'acmix-swin-t_8xb128_in1k.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# ACmix in all stages, for as many iterations as five minutes take: docs/mixing.md.
+# ACmix in all stages, trained for as many iterations as fit in five minutes (docs/mixing.md).
 _base_ = '../shapes/mask-rcnn_acmix-r26_shapes.py'
 
 iterations = 350

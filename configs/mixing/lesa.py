@@ -1,4 +1,4 @@
-# LESA in the third and fourth stage, for as many iterations as five minutes take: docs/mixing.md.
+# LESA in the third and fourth stages, trained for as many iterations as fit in five minutes (docs/mixing.md).
 _base_ = '../shapes/mask-rcnn_lesa-r26_shapes.py'
 
 iterations = 455

@@ -1,4 +1,4 @@
-# A plain ResNet of the same depth, for as many iterations as five minutes take: docs/mixing.md.
+# A plain ResNet of the same depth, trained for as many iterations as fit in five minutes (docs/mixing.md).
 _base_ = '../shapes/mask-rcnn_acmix-r26_shapes.py'
 
 model = dict(backbone=dict(stage_with_acmix=(False, False, False, False)))

@@ -1,4 +1,4 @@
-# X-volution in the third stage, for as many iterations as five minutes take: docs/mixing.md.
+# X-volution in the third stage, trained for as many iterations as fit in five minutes (docs/mixing.md).
 _base_ = '../shapes/mask-rcnn_xvolution-r26_shapes.py'
 
 iterations = 475

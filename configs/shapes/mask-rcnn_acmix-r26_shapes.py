@@ -1,4 +1,4 @@
-# A small Mask R-CNN with ACmix-ResNet-26 on the generated data set, for two CPU cores.
+# A small Mask R-CNN with ACmix-ResNet-26 for the generated data set and two CPU cores.
 _base_ = [
     '../_base_/models/mask-rcnn_acmix-r50_fpn.py',
     '../_base_/datasets/shapes_instance.py',
@@ -6,10 +6,10 @@ _base_ = [
     'mmdet::_base_/default_runtime.py',
 ]
 
-# Two images a process are too few for batch normalisation: training comes to rely on the statistics of just these,
-# which evaluation does not have.
+# Two images per process are too few for batch normalisation: training adapts to their statistics, which differ from
+# the running statistics used in evaluation.
 norm_cfg = dict(type='IN', affine=True, requires_grad=True)
-head_norm_cfg = dict(type='BN', momentum=0.02)  # regions are many
+head_norm_cfg = dict(type='BN', momentum=0.02)  # batches of many regions
 
 model = dict(
     backbone=dict(depth=26, base_channels=32, deep_stem=True, norm_cfg=norm_cfg),
@@ -46,14 +46,14 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=100)),
 )
 
-# Images without objects teach what is none: else the network finds some in every texture.
+# Images without objects are kept: without them, the network detects objects in background textures.
 train_dataloader = dict(dataset=dict(filter_cfg=dict(filter_empty_gt=False)))
 
 iterations = 850
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=iterations)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
-# The box head's wide matrix has thousands of inputs: at the rate that convolutions like, its outputs jump about.
+# The box head's first layer has thousands of inputs and is unstable at the convolutions' learning rate.
 paramwise_cfg = _base_.paramwise_cfg
 paramwise_cfg.custom_keys.update(shared_fcs=dict(lr_mult=0.2))
 optim_wrapper = dict(

@@ -9,6 +9,6 @@ model = dict(
         deep_stem=True,
         norm_cfg={{_base_.norm_cfg}},
         norm_eval=False,
-        xvolution=dict(norm_cfg=dict(type='BN')),  # which can be merged
+        xvolution=dict(norm_cfg=dict(type='BN')),  # can be merged into the convolution
     )
 )

@@ -1,4 +1,4 @@
-# A small UperNet with ACmix-Swin on the generated data set, for two CPU cores.
+# A small UperNet with ACmix-Swin for the generated data set and two CPU cores.
 _base_ = [
     '../_base_/models/upernet_acmix-swin-t.py',
     '../_base_/datasets/shapes_semantic.py',
@@ -6,7 +6,7 @@ _base_ = [
     '../_base_/seg_runtime.py',
 ]
 
-# A few images a process are too few for batch normalisation.
+# Batches per process are too small for batch normalisation.
 norm_cfg = dict(_delete_=True, type='GN', num_groups=8, requires_grad=True)
 channels = [64, 128, 256]
 model = dict(
@@ -14,15 +14,15 @@ model = dict(
     backbone=dict(
         _delete_=True,
         type='ACmixSwinTransformer',
-        # Big patches: on a CPU many images teach more than fine maps do.
+        # Large patches: on a CPU, more images help more than higher resolution.
         arch=dict(embed_dims=channels[0], depths=(1, 1, 1), num_heads=(2, 4, 8)),
         patch_size=8,
         window_size=8,
         out_indices=(0, 1, 2),
         drop_path_rate=0.0,
-        # In minutes the convolution path learns more than attention does.
+        # In a few minutes the convolution path learns more than attention.
         acmix=dict(rates=(0.1, 1.0)),
-        # Swin's own start, of deviation 0.02, is for wide networks and long training.
+        # Swin's initialisation, with a standard deviation of 0.02, suits wide networks and long training.
         init_cfg=dict(type='Xavier', layer='Linear', distribution='uniform'),
     ),
     decode_head=dict(

@@ -1,4 +1,4 @@
-# The 160k recipe of MMSegmentation's own ResNets: SGD and a polynomial rate of power 0.9.
+# MMSegmentation's 160k recipe for ResNets: SGD and polynomial learning rate decay with power 0.9.
 _base_ = '../upernet_acmix.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# Random weights, and a schedule short enough to show what a better start is worth.
+# Random weights, and a schedule short enough to show the benefit of better initial weights.
 _base_ = '../ablation/both.py'
 iterations = 200
 train_cfg = dict(max_iters=iterations, val_interval=50)

@@ -1,13 +1,13 @@
 """ACmix-PVT: the Pyramid Vision Transformer with ACmix in its attention (arXiv 2111.14556, table 2)."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
-from mmengine.model import BaseModule, ModuleList
+from mmengine.model import ModuleList
 from mmengine.model.weight_init import trunc_normal_
 from mmengine.registry import MODELS
 from torch import Tensor, nn
@@ -15,37 +15,29 @@ from torch import Tensor, nn
 from ..layers import SpatialReductionACmix, pad_to_patch
 from ..layers.arguments import check_integer_entries, check_probabilities
 from ..ops import check_integers
-from .base import BaseBackbone
-from .transformer import TransformerBlock
+from .base import BaseBackbone, resolve_arch
+from .transformer import PatchProjection, TransformerBlock, fit_norm, resized
 
 
-class PatchEmbed(BaseModule):
-    """Patches of a map become pixels, each with a learned embedding of its place.
+class PatchEmbed(PatchProjection):
+    """Project patches and add a position embedding, which is interpolated to the size of the map.
 
     Args:
         in_channels: Channels of the input.
         channels: Channels of the output.
         patch_size: Side of a patch in pixels.
-        positions: Height and width of the position embedding; it is resized to other maps.
-        norm_cfg: Normalisation of the patches.
+        side: Height and width of the position embedding.
+        norm_cfg: Normalisation of the projection.
     """
 
-    def __init__(
-        self, in_channels: int, channels: int, patch_size: int, positions: tuple[int, int], norm_cfg: dict
-    ) -> None:
-        super().__init__()
-        self.patch_size = patch_size
-        self.projection = nn.Conv2d(in_channels, channels, patch_size, patch_size)
-        self.norm = build_norm_layer(norm_cfg, channels)[1]
-        self.position = nn.Parameter(trunc_normal_(torch.empty(1, channels, *positions), std=0.02))
+    def __init__(self, in_channels: int, channels: int, patch_size: int, side: int, norm_cfg: dict) -> None:
+        super().__init__(in_channels, channels, patch_size, norm_cfg)
+        self.position = nn.Parameter(trunc_normal_(torch.empty(1, channels, side, side), std=0.02))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, in_channels, H, W)`` to ``(B, H // patch_size, W // patch_size, channels)``, sides at least 1."""
-        x = self.norm(self.projection(pad_to_patch(x, self.patch_size)).permute(0, 2, 3, 1))
-        position = self.position
-        if position.shape[2:] != x.shape[1:3]:
-            position = F.interpolate(position, size=x.shape[1:3], mode='bilinear')
-        return x + position.permute(0, 2, 3, 1)
+        x = super().forward(pad_to_patch(x, self.patch_size))
+        return x + resized(self.position, x.shape[1:3], 'bilinear').permute(0, 2, 3, 1)
 
 
 @MODELS.register_module()
@@ -53,37 +45,36 @@ class ACmixPyramidVisionTransformer(BaseBackbone):
     """ACmix-PVT backbone, for images of any size.
 
     A Pyramid Vision Transformer whose attention is ``mmacmix.layers.SpatialReductionACmix``. A reconstruction:
-    the authors published its size and its accuracy on ImageNet, but neither code nor weights. As in PVT, pixels of
-    incomplete patches at the bottom and right are left out.
+    the authors published size and ImageNet accuracy, but neither code nor weights. As in PVT, the pixels of
+    incomplete patches at the bottom and right are dropped.
 
     Args:
         arch: ``'tiny'``, ``'small'``, ``'medium'``, ``'large'``, or a dict of ``depths`` and optionally
             ``embed_dims``, ``num_heads``, ``mlp_ratios`` and ``sr_ratios``, whose defaults are PVT's:
             (64, 128, 320, 512), (1, 2, 5, 8), (8, 8, 4, 4) and (8, 4, 2, 1). Default: ``'tiny'``.
-        pretrain_img_size: Side in pixels of the images that the position embeddings are for. Default: 224.
+        pretrain_img_size: Image size in pixels for which the position embeddings are made. Default: 224.
         in_channels: Channels of the image. Default: 3.
-        patch_sizes: Side of each stage's patches in pixels of the map before. Default: ``(4, 2, 2, 2)``.
+        patch_sizes: Side of the patches of each stage, in pixels of its input. Default: ``(4, 2, 2, 2)``.
         out_indices: Stages whose output is returned. Default: ``(0, 1, 2, 3)``.
         final_norm: Normalise the last stage's output, as a classifier does. Default: False.
         qkv_bias: Bias of the projections to query, key and value. Default: True.
         drop_rate: Dropout. Default: 0.
-        attn_drop_rate: Dropout of attention weights. Default: 0.
-        drop_path_rate: Stochastic depth of the last block, growing linearly from 0. Default: 0.1.
+        attn_drop_rate: Dropout of the attention weights. Default: 0.
+        drop_path_rate: Stochastic depth of the last block; rates increase linearly from 0. Default: 0.1.
         acmix: ``rates``, ``learn_rates`` and ``shift_form`` of the layers. Default: none.
         act_cfg: Activation. Default: ``dict(type='GELU')``.
         norm_cfg: Normalisation. Default: ``dict(type='LN', eps=1e-6)``.
-        with_cp: Compute each block again in backward instead of keeping its maps. Default: False.
-        frozen_stages: Stages that do not train; 0 freezes the first patch embedding alone, -1 nothing. Default: -1.
-        convert_weights: The checkpoint of ``init_cfg`` is a plain PVT's, in a layout that
+        with_cp: Recompute each block's activations in backward to save memory. Default: False.
+        frozen_stages: Number of stages to freeze; 0 freezes the first patch embedding alone, -1 nothing. Default: -1.
+        convert_weights: Convert the checkpoint of ``init_cfg``, a plain PVT in a layout that
             ``mmacmix.checkpoints.convert`` knows. Default: False.
-        init_cfg: MMEngine initialisation; None starts linear layers from a normal distribution of standard deviation
-            0.02, convolutions from Kaiming's. Default: None.
+        init_cfg: MMEngine initialisation; None stands for a truncated normal distribution of standard deviation 0.02
+            for linear layers and Kaiming's for convolutions. Default: None.
 
     Raises:
         ValueError: An argument is out of range, or does not fit the others.
     """
 
-    can_convert = True
     arch_settings = {
         'tiny': dict(depths=(2, 2, 2, 2)),
         'small': dict(depths=(3, 4, 6, 3)),
@@ -93,6 +84,10 @@ class ACmixPyramidVisionTransformer(BaseBackbone):
     arch_defaults = dict(
         embed_dims=(64, 128, 320, 512), num_heads=(1, 2, 5, 8), mlp_ratios=(8, 8, 4, 4), sr_ratios=(8, 4, 2, 1)
     )
+    default_init_cfg = [
+        dict(type='TruncNormal', layer='Linear', std=0.02),
+        dict(type='Kaiming', layer='Conv2d', mode='fan_out'),
+    ]
 
     def __init__(
         self,
@@ -114,87 +109,50 @@ class ACmixPyramidVisionTransformer(BaseBackbone):
         convert_weights: bool = False,
         init_cfg: dict | Sequence[dict] | None = None,
     ) -> None:
-        depths, widths, heads, mlp_ratios, sr_ratios = self._arch(arch)
-        check_integers(pretrain_img_size=pretrain_img_size, in_channels=in_channels)
+        if isinstance(arch, dict) and 'reductions' in arch:
+            warnings.warn("'reductions' of arch is now called 'sr_ratios'", DeprecationWarning, stacklevel=2)
+            arch = {'sr_ratios' if name == 'reductions' else name: values for name, values in arch.items()}
+        arch = resolve_arch(arch, self.arch_settings, self.arch_defaults)
+        depths, widths, heads = arch['depths'], arch['embed_dims'], arch['num_heads']
+        check_integers(pretrain_img_size=pretrain_img_size)
         check_integer_entries(len(depths), patch_sizes=patch_sizes)
         check_probabilities(drop_rate=drop_rate, attn_drop_rate=attn_drop_rate, drop_path_rate=drop_path_rate)
         super().__init__(
-            len(depths),
-            in_channels,
-            out_indices,
-            frozen_stages,
-            convert_weights=convert_weights,
-            init_cfg=init_cfg,
-            default_init=[
-                dict(type='TruncNormal', layer='Linear', std=0.02),
-                dict(type='Kaiming', layer='Conv2d', mode='fan_out'),
-            ],
+            len(depths), in_channels, out_indices, frozen_stages, convert_weights=convert_weights, init_cfg=init_cfg
         )
+        attention = partial(
+            SpatialReductionACmix,
+            qkv_bias=qkv_bias,
+            attn_drop_rate=attn_drop_rate,
+            drop_rate=drop_rate,
+            norm_cfg=norm_cfg,
+            **acmix,
+        )
+        block = partial(TransformerBlock, drop_rate=drop_rate, act_cfg=act_cfg, norm_cfg=norm_cfg, with_cp=with_cp)
         drop_path_rates = iter(np.linspace(0, drop_path_rate, sum(depths)).tolist())
         self.drop = nn.Dropout(drop_rate)
         self.patch_embeds, self.stages = ModuleList(), ModuleList()
-        side = pretrain_img_size
-        for stage, (depth, channels) in enumerate(zip(depths, widths, strict=True)):
+        channels, side = in_channels, pretrain_img_size
+        for stage, width in enumerate(widths):
             side = max(1, side // patch_sizes[stage])
-            self.patch_embeds.append(PatchEmbed(in_channels, channels, patch_sizes[stage], (side, side), norm_cfg))
+            self.patch_embeds.append(PatchEmbed(channels, width, patch_sizes[stage], side, norm_cfg))
+            channels, hidden_channels = width, arch['mlp_ratios'][stage] * width
             self.stages.append(
                 ModuleList(
-                    TransformerBlock(
-                        SpatialReductionACmix(
-                            channels,
-                            heads[stage],
-                            sr_ratios[stage],
-                            qkv_bias=qkv_bias,
-                            attn_drop_rate=attn_drop_rate,
-                            drop_rate=drop_rate,
-                            norm_cfg=norm_cfg,
-                            **acmix,
-                        ),
+                    block(
+                        attention(channels, heads[stage], arch['sr_ratios'][stage]),
                         channels,
-                        mlp_ratios[stage] * channels,
-                        drop_path_rate=next(drop_path_rates),
-                        drop_rate=drop_rate,
-                        act_cfg=act_cfg,
-                        norm_cfg=norm_cfg,
-                        with_cp=with_cp,
+                        hidden_channels,
+                        next(drop_path_rates),
                     )
-                    for _ in range(depth)
+                    for _ in range(depths[stage])
                 )
             )
-            in_channels = channels
         self.norm = build_norm_layer(norm_cfg, channels)[1] if final_norm else nn.Identity()
         self.register_load_state_dict_pre_hook(_fit_to_arguments)
         self.freeze()
 
-    def _arch(self, arch: str | dict) -> tuple[Sequence[int], ...]:
-        if isinstance(arch, str):
-            if arch not in self.arch_settings:
-                raise ValueError(f'arch must be one of {tuple(self.arch_settings)} or a dict, got {arch!r}')
-            arch = self.arch_settings[arch]
-        names = ('depths', *self.arch_defaults)
-        if isinstance(arch, dict) and 'reductions' in arch:
-            warnings.warn("'reductions' of arch is now called 'sr_ratios'", DeprecationWarning, stacklevel=3)
-            arch = {'sr_ratios' if name == 'reductions' else name: values for name, values in arch.items()}
-        if not isinstance(arch, dict) or 'depths' not in arch or set(arch) - set(names):
-            parts = ', '.join(self.arch_defaults)
-            raise ValueError(f'arch must be a name or a dict of depths, and it may have {parts}, got {arch!r}')
-        check_integer_entries(1, **{'depths of arch': arch['depths']})
-        stages = len(arch['depths'])
-        arch = {name: values[:stages] for name, values in self.arch_defaults.items()} | dict(arch)
-        check_integer_entries(stages, **{f'{name} of arch': values for name, values in arch.items()})
-        if any(len(values) != stages for values in arch.values()):
-            raise ValueError(f'arch must have an entry for each of {stages} stages in all its parts, got {arch}')
-        return tuple(arch[name] for name in names)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map images ``(B, in_channels, H, W)`` to one map ``(B, C, h, w)`` an entry of ``out_indices``.
-
-        Raises:
-            TypeError: ``x`` is not a tensor.
-            ValueError: It has another shape.
-        """
-        self.check_images(x)
-        outs = []
+    def _forward_stages(self, x: Tensor) -> Iterator[Tensor]:
         for index, (patch_embed, stage) in enumerate(zip(self.patch_embeds, self.stages, strict=True)):
             x = self.drop(patch_embed(x))
             for block in stage:
@@ -202,31 +160,20 @@ class ACmixPyramidVisionTransformer(BaseBackbone):
             if index == len(self.stages) - 1:
                 x = self.norm(x)
             x = x.permute(0, 3, 1, 2).contiguous()
-            if index in self.out_indices:
-                outs.append(x)
-        return tuple(outs)
+            yield x
 
     def source_of(self, state_dict: dict[str, Tensor]) -> str:
         return 'pvt'
 
-    def frozen(self) -> list[nn.Module]:
+    def _frozen(self) -> list[nn.Module]:
         frozen = [*self.patch_embeds[: max(1, self.frozen_stages)], *self.stages[: self.frozen_stages]]
         return [*frozen, self.norm] if self.frozen_stages == len(self.stages) else frozen
 
 
 def _fit_to_arguments(module: ACmixPyramidVisionTransformer, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
-    """What of a checkpoint depends on arguments, not on the network.
-
-    The normalisation behind the last stage, which is a classifier's, is left out or starts as it is. Position
-    embeddings for images of another size are interpolated.
-    """
-    for leaf in ('weight', 'bias'):
-        name = f'{prefix}norm.{leaf}'
-        if isinstance(module.norm, nn.Identity):
-            state_dict.pop(name, None)
-        elif name not in state_dict:
-            state_dict[name] = getattr(module.norm, leaf).detach()
+    """Adapt a checkpoint to ``final_norm`` and ``pretrain_img_size``."""
+    fit_norm(state_dict, f'{prefix}norm', None if isinstance(module.norm, nn.Identity) else module.norm)
     for stage, patch_embed in enumerate(module.patch_embeds):
-        name, size = f'{prefix}patch_embeds.{stage}.position', patch_embed.position.shape[2:]
-        if name in state_dict and state_dict[name].shape[2:] != size:
-            state_dict[name] = F.interpolate(state_dict[name], size=size, mode='bilinear')
+        name = f'{prefix}patch_embeds.{stage}.position'
+        if name in state_dict:
+            state_dict[name] = resized(state_dict[name], patch_embed.position.shape[2:], 'bilinear')

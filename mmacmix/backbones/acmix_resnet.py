@@ -11,18 +11,18 @@ from .resnet import ResNet
 
 @MODELS.register_module()
 class ACmixResNet(ResNet):
-    """ACmix-ResNet backbone.
+    """ResNet backbone with ACmix in place of the 3x3 convolutions.
 
     Args:
         depth: 26, 38, 50 or 101.
         acmix: ``num_heads``, ``attention_kernel_size``, ``backend``, ``rates``, ``learn_rates`` and ``shift_form`` of
             ``mmacmix.layers.ACmix``. Default: ``dict(num_heads=4, attention_kernel_size=7)``.
-        stage_with_acmix: Whether each stage has ACmix; the others keep plain 3x3 convolutions.
+        stage_with_acmix: Per stage, whether ACmix replaces the 3x3 convolutions.
             Default: ``(True, True, True, True)``.
-        resnet: The other arguments of ``mmacmix.backbones.ResNet``.
+        resnet: Further arguments of ``mmacmix.backbones.ResNet``.
 
     Raises:
-        ValueError: There is no such depth, or an argument is out of range, or does not have one entry a stage.
+        ValueError: An argument is out of range, or does not have an entry per stage.
 
     Examples:
         >>> import torch

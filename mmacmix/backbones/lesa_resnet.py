@@ -1,4 +1,4 @@
-"""A ResNet some of whose 3x3 convolutions are LESA (arXiv 2107.05637)."""
+"""A ResNet with LESA, local-enhanced self-attention, in its last stages (arXiv 2107.05637)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,20 +11,20 @@ from .resnet import ResNet
 
 @MODELS.register_module()
 class LESAResNet(ResNet):
-    """ResNet backbone with LESA in place of the 3x3 convolutions of the third and fourth stage, but for the first one.
+    """ResNet backbone with LESA in place of the 3x3 convolutions of the third and fourth stage.
 
-    That one sees the map of the stage before, four times as large.
+    The first block of the third stage keeps its convolution, whose input has four times as many pixels.
 
     Args:
         depth: 26, 38, 50 or 101. Default: 50.
         lesa: ``num_heads``, ``position_size`` and ``norm_cfg`` of ``mmacmix.layers.LESA``.
             Default: ``dict(norm_cfg=norm_cfg)``.
-        stage_with_lesa: Whether each stage has LESA; the others, and the first block of the first stage that has it,
-            keep plain 3x3 convolutions. Default: ``(False, False, True, True)``.
-        resnet: The other arguments of ``mmacmix.backbones.ResNet``.
+        stage_with_lesa: Per stage, whether LESA replaces the 3x3 convolutions, except in the first block of the first
+            such stage. Default: ``(False, False, True, True)``.
+        resnet: Further arguments of ``mmacmix.backbones.ResNet``.
 
     Raises:
-        ValueError: There is no such depth, or an argument is out of range, or does not have one entry a stage.
+        ValueError: An argument is out of range, or does not have an entry per stage.
     """
 
     layer = LESA

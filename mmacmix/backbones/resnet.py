@@ -1,6 +1,6 @@
-"""ResNets with a layer of this package in place of the 3x3 convolutions of some stages."""
+"""ResNets that replace the 3x3 convolutions of some stages with a layer of this package."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -13,22 +13,15 @@ from ..layers.arguments import check_choice, check_entries, check_integer_entrie
 from ..ops import check_integers, contiguous
 from .base import BackboneBlock, BaseBackbone
 
-#: Arguments of a layer that its place in the network decides.
-DECIDED = {'in_channels', 'out_channels', 'kernel_size', 'stride', 'padding', 'dilation', 'groups', 'bias'}
+# Arguments that the network sets for its layers.
+_RESERVED = ('bias', 'dilation', 'groups', 'in_channels', 'kernel_size', 'out_channels', 'padding', 'stride')
 
 
 class Block(BackboneBlock):
-    """Convolutions, each followed by its normalisation, and a shortcut.
+    """Base of the residual blocks, from ``in_channels`` to ``channels * expansion``.
 
-    Args:
-        in_channels: Channels of the input.
-        channels: The output has ``channels * expansion``.
-        stride: Default: 1.
-        dilation: Default: 1.
-        conv: Makes the 3x3 convolutions or what replaces them. Default: ``torch.nn.Conv2d``.
-        norm_cfg: Normalisation. Default: ``dict(type='BN')``.
-        with_cp: Compute the block's maps again in backward instead of keeping them. Default: False.
-        init_cfg: MMEngine initialisation. Default: None.
+    ``conv`` builds the 3x3 convolutions or the layers that replace them. ``zero_init`` initialises the scale of the
+    last normalisation with 0.
     """
 
     expansion: int
@@ -37,22 +30,23 @@ class Block(BackboneBlock):
         self,
         in_channels: int,
         channels: int,
-        stride: int = 1,
-        dilation: int = 1,
-        conv: Callable[..., nn.Module] = nn.Conv2d,
-        norm_cfg: dict = dict(type='BN'),
-        with_cp: bool = False,
-        init_cfg: dict | None = None,
+        stride: int,
+        dilation: int,
+        conv: Callable[..., nn.Module],
+        norm_cfg: dict,
+        with_cp: bool,
+        zero_init: bool,
     ) -> None:
-        super().__init__(with_cp, init_cfg)
-        conv = partial(conv, kernel_size=3, padding=dilation, dilation=dilation, bias=False)
-        self._make_convs(in_channels, channels, stride, conv)
-        convs = dict(self.named_children())
-        #: See ``mmacmix.deploy.fuse``.
+        super().__init__(with_cp)
+        conv3x3 = partial(conv, kernel_size=3, padding=dilation, dilation=dilation, bias=False)
+        self._add_convs(in_channels, channels, stride, conv3x3)
+        #: For ``mmacmix.deploy.fuse``.
         self.conv_norm_pairs = [
-            (name, _add_norm(self, norm_cfg, each.out_channels, index))
-            for index, (name, each) in enumerate(convs.items(), 1)
+            (name, _add_norm(self, norm_cfg, layer.out_channels, index))
+            for index, (name, layer) in enumerate(list(self.named_children()), 1)
         ]
+        if zero_init:
+            self.init_cfg = dict(type='Constant', val=0, override=dict(name=self.conv_norm_pairs[-1][1]))
         self.relu = nn.ReLU(inplace=True)
         self.downsample = None
         out_channels = channels * self.expansion
@@ -62,37 +56,27 @@ class Block(BackboneBlock):
                 build_norm_layer(norm_cfg, out_channels)[1],
             )
 
-    def _make_convs(self, in_channels: int, channels: int, stride: int, conv: Callable[..., nn.Module]) -> None:
+    def _add_convs(self, in_channels: int, channels: int, stride: int, conv3x3: Callable[..., nn.Module]) -> None:
         raise NotImplementedError
 
     def _norm(self, index: int) -> nn.Module:
-        """The normalisation after convolution ``index``; ``bn1``, ``in1`` or ``gn1`` by its type, as in the hosts."""
         return getattr(self, self.conv_norm_pairs[index - 1][1])
 
-    @property
-    def norm1(self) -> nn.Module:
-        return self._norm(1)
-
-    @property
-    def norm2(self) -> nn.Module:
-        return self._norm(2)
-
-    @property
-    def last_norm(self) -> nn.Module:
-        return self._norm(0)
+    norm1 = property(lambda self: self._norm(1))
+    norm2 = property(lambda self: self._norm(2))
 
     def _shortcut(self, x: Tensor) -> Tensor:
         return x if self.downsample is None else self.downsample(x)
 
 
 class BasicBlock(Block):
-    """Two 3x3 convolutions; the first one has the stride."""
+    """Two 3x3 convolutions, the first one with the stride."""
 
     expansion = 1
 
-    def _make_convs(self, in_channels: int, channels: int, stride: int, conv: Callable[..., nn.Module]) -> None:
-        self.conv1 = conv(in_channels, channels, stride=stride)
-        self.conv2 = conv(channels, channels)
+    def _add_convs(self, in_channels: int, channels: int, stride: int, conv3x3: Callable[..., nn.Module]) -> None:
+        self.conv1 = conv3x3(in_channels, channels, stride=stride)
+        self.conv2 = conv3x3(channels, channels)
 
     def _forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.norm1(self.conv1(x)))
@@ -102,18 +86,15 @@ class BasicBlock(Block):
 
 
 class Bottleneck(Block):
-    """1x1, 3x3 and 1x1 convolutions; the 3x3 has the stride."""
+    """1x1, 3x3 and 1x1 convolutions, the 3x3 with the stride."""
 
     expansion = 4
+    norm3 = property(lambda self: self._norm(3))
 
-    def _make_convs(self, in_channels: int, channels: int, stride: int, conv: Callable[..., nn.Module]) -> None:
+    def _add_convs(self, in_channels: int, channels: int, stride: int, conv3x3: Callable[..., nn.Module]) -> None:
         self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
-        self.conv2 = conv(channels, channels, stride=stride)
+        self.conv2 = conv3x3(channels, channels, stride=stride)
         self.conv3 = nn.Conv2d(channels, channels * self.expansion, 1, bias=False)
-
-    @property
-    def norm3(self) -> nn.Module:
-        return self._norm(3)
 
     def _forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.norm1(self.conv1(x)))
@@ -124,15 +105,14 @@ class Bottleneck(Block):
 
 
 class ResNet(BaseBackbone):
-    """A ResNet with the stride in the 3x3 convolutions, and a layer of this package in their place in some stages.
+    """Base of ``ACmixResNet``, ``XVolutionResNet`` and ``LESAResNet``; the stride is in the 3x3 convolutions.
 
-    The base of ``ACmixResNet``, ``XVolutionResNet`` and ``LESAResNet``. Arguments that it shares with MMDetection's
-    ResNet have the same meaning and default.
+    Arguments shared with MMDetection's ResNet have the same meaning and default.
 
     Args:
-        depth: One of ``arch_settings``.
+        depth: A key of ``arch_settings``.
         layer_args: Arguments of the layer.
-        stage_with_layer: Whether each stage has the layer; the others keep plain 3x3 convolutions.
+        stage_with_layer: Per stage, whether the layer replaces the 3x3 convolutions.
         in_channels: Channels of the image. Default: 3.
         stem_channels: Channels of the stem; None stands for ``base_channels``. Default: None.
         base_channels: Channels of the first stage's 3x3 convolutions. Default: 64.
@@ -141,20 +121,21 @@ class ResNet(BaseBackbone):
         dilations: Dilation of each stage. Default: ``(1, 1, 1, 1)``.
         out_indices: Stages whose output is returned. Default: ``(0, 1, 2, 3)``.
         deep_stem: Three 3x3 convolutions instead of one 7x7. Default: False.
-        frozen_stages: Stages that do not train, with the stem; 0 freezes the stem alone, -1 nothing. Default: -1.
+        frozen_stages: Number of stages to freeze together with the stem; 0 freezes the stem alone, -1 nothing.
+            Default: -1.
         norm_cfg: Normalisation layers. Default: ``dict(type='BN', requires_grad=True)``.
-        norm_eval: Keep the statistics of batch normalisation fixed while training. Default: True.
-        with_cp: Compute each block again in backward instead of keeping its maps. Default: False.
-        zero_init_residual: Start every block as its shortcut. Default: True.
-        init_cfg: MMEngine initialisation; None starts convolutions with Kaiming's normal distribution and
-            normalisation layers at 1. Default: None.
+        norm_eval: Keep batch normalisation in evaluation mode during training. Default: True.
+        with_cp: Recompute each block's activations in backward to save memory. Default: False.
+        zero_init_residual: Initialise each block as the identity. Default: True.
+        init_cfg: MMEngine initialisation; None stands for Kaiming's normal distribution for convolutions and 1 for
+            the scale of normalisation layers. Default: None.
 
     Raises:
-        ValueError: There is no such depth, or an argument is out of range, or does not have one entry a stage.
+        ValueError: An argument is out of range, or does not have an entry per stage.
     """
 
     layer: type[MixingLayer]
-    layer_has_norm = False  # which is the network's, unless ``layer_args`` have another
+    layer_has_norm = False  # if so, the network's norm_cfg is its default
     arch_settings = {
         26: (Bottleneck, (1, 2, 4, 1)),
         38: (Bottleneck, (2, 3, 5, 2)),
@@ -184,69 +165,48 @@ class ResNet(BaseBackbone):
     ) -> None:
         check_choice(tuple(self.arch_settings), depth=depth)
         check_choice((1, 2, 3, 4), num_stages=num_stages)
-        check_integers(in_channels=in_channels, base_channels=base_channels)
+        check_integers(base_channels=base_channels)
         stem_channels = base_channels if stem_channels is None else stem_channels
         check_integers(2 if deep_stem else 1, stem_channels=stem_channels)
         check_integer_entries(num_stages, strides=strides, dilations=dilations)
         name = self.layer.__name__.lower()
         check_entries(num_stages, **{f'stage_with_{name}': stage_with_layer})
-        if not isinstance(layer_args, dict) or DECIDED & layer_args.keys():
-            raise ValueError(f'{name} must be a dict without {", ".join(sorted(DECIDED))}, got {layer_args!r}')
+        if not isinstance(layer_args, dict) or not layer_args.keys().isdisjoint(_RESERVED):
+            raise ValueError(f'{name} must be a dict without {", ".join(_RESERVED)}, got {layer_args!r}')
         if self.layer_has_norm:
             layer_args = dict(norm_cfg=norm_cfg) | layer_args
-        super().__init__(
-            num_stages,
-            in_channels,
-            out_indices,
-            frozen_stages,
-            norm_eval,
-            init_cfg=init_cfg,
-            default_init=[
-                dict(type='Kaiming', layer='Conv2d'),
-                dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
-            ],
-        )
+        super().__init__(num_stages, in_channels, out_indices, frozen_stages, norm_eval, init_cfg=init_cfg)
+        self._add_stem(in_channels, stem_channels, deep_stem, norm_cfg)
         channels = stem_channels
-        self._make_stem(in_channels, channels, deep_stem, norm_cfg)
-        start_as_shortcut = dict(type='Constant', val=0, override=dict(name='last_norm'))
         self.res_layers = []
         block_type, depths = self.arch_settings[depth]
         for stage, blocks in enumerate(depths[:num_stages]):
             width = base_channels * 2**stage
-            layer = Sequential()
+            res_layer = Sequential()
             for block in range(blocks):
-                has_layer = self._has_layer(stage_with_layer, stage, block)
-                layer.append(
-                    block_type(
-                        channels,
-                        width,
-                        stride=strides[stage] if block == 0 else 1,
-                        dilation=dilations[stage],
-                        conv=partial(self.layer, **layer_args) if has_layer else nn.Conv2d,
-                        norm_cfg=norm_cfg,
-                        with_cp=with_cp,
-                        init_cfg=start_as_shortcut if zero_init_residual else None,
-                    )
+                stride = strides[stage] if block == 0 else 1
+                conv = (
+                    partial(self.layer, **layer_args) if self._has_layer(stage_with_layer, stage, block) else nn.Conv2d
+                )
+                res_layer.append(
+                    block_type(channels, width, stride, dilations[stage], conv, norm_cfg, with_cp, zero_init_residual)
                 )
                 channels = width * block_type.expansion
             self.res_layers.append(f'layer{stage + 1}')
-            self.add_module(self.res_layers[-1], layer)
+            self.add_module(self.res_layers[-1], res_layer)
         self.freeze()
 
     def _has_layer(self, stage_with_layer: Sequence[bool], stage: int, block: int) -> bool:
-        """Whether a block has the layer."""
         return stage_with_layer[stage]
 
-    def _make_stem(self, in_channels: int, channels: int, deep: bool, norm_cfg: dict) -> None:
-        """One 7x7 convolution, or three 3x3 ones, and the pooling: a quarter of the image's size."""
+    def _add_stem(self, in_channels: int, channels: int, deep: bool, norm_cfg: dict) -> None:
+        """Add one 7x7 convolution, or three 3x3 convolutions, and max pooling; the stride is 4."""
         if deep:
             layers, widths = [], (in_channels, channels // 2, channels // 2, channels)
-            for index in range(3):
+            for stride, narrow, wide in zip((2, 1, 1), widths, widths[1:], strict=False):
                 layers += [
-                    nn.Conv2d(
-                        widths[index], widths[index + 1], 3, stride=2 if index == 0 else 1, padding=1, bias=False
-                    ),
-                    build_norm_layer(norm_cfg, widths[index + 1])[1],
+                    nn.Conv2d(narrow, wide, 3, stride=stride, padding=1, bias=False),
+                    build_norm_layer(norm_cfg, wide)[1],
                     nn.ReLU(inplace=True),
                 ]
             self.stem = Sequential(*layers)
@@ -254,38 +214,27 @@ class ResNet(BaseBackbone):
         else:
             self.conv1 = nn.Conv2d(in_channels, channels, 7, stride=2, padding=3, bias=False)
             self.conv_norm_pairs = [('conv1', _add_norm(self, norm_cfg, channels, 1))]
-            self._stem = [*self.conv_norm_pairs[0], 'relu']
             self.relu = nn.ReLU(inplace=True)
+            self._stem = [*self.conv_norm_pairs[0], 'relu']
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Map images ``(B, in_channels, H, W)`` to one map ``(B, C, h, w)`` an entry of ``out_indices``.
-
-        The maps have the images' memory format; in between all is channels_last, which the layers work in.
-
-        Raises:
-            TypeError: ``x`` is not a tensor.
-            ValueError: It has another shape.
-        """
-        self.check_images(x)
+    def _forward_stages(self, x: Tensor) -> Iterator[Tensor]:
+        """Compute in channels_last, which the layers are fastest in; outputs have the memory format of the images."""
         memory_format = torch.contiguous_format if x.is_contiguous() else torch.channels_last
         x = x.contiguous(memory_format=torch.channels_last)
         for name in self._stem:
             x = getattr(self, name)(x)
         x = self.maxpool(x)
-        outs = []
         for index, name in enumerate(self.res_layers):
             x = getattr(self, name)(x)
-            if index in self.out_indices:
-                outs.append(contiguous(x, memory_format))
-        return tuple(outs)
+            yield contiguous(x, memory_format) if index in self.out_indices else x
 
-    def frozen(self) -> list[nn.Module]:
+    def _frozen(self) -> list[nn.Module]:
         return [getattr(self, name) for name in [*self._stem, *self.res_layers[: self.frozen_stages]]]
 
 
 def _add_norm(module: nn.Module, norm_cfg: dict, channels: int, index: int) -> str:
-    """Add a normalisation under the name that it has in the hosts' ResNet, such as ``bn1``, and return that name."""
+    """Add a normalisation named as in MMDetection, such as ``bn1``, and return the name."""
     name, norm = build_norm_layer(norm_cfg, channels, postfix=index)
     module.add_module(name, norm)
     return name

@@ -1,36 +1,50 @@
-"""The block of the transformer backbones."""
+"""The parts that the transformer backbones share. Inside them maps are ``(B, H, W, C)``."""
 
+from collections.abc import Sequence
+
+import torch.nn.functional as F
 from mmcv.cnn import build_activation_layer, build_norm_layer
 from mmcv.cnn.bricks import DropPath
+from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from .base import BackboneBlock
 
 
-class TransformerBlock(BackboneBlock):
-    """Attention and a two-layer network, each with a normalisation before it and a shortcut around it.
+class PatchProjection(BaseModule):
+    """Project non-overlapping patches to single pixels; pixels of incomplete patches are dropped.
 
     Args:
-        attention: A module from ``(B, H, W, C)`` to the same shape.
-        channels: Channels of the input and the output.
-        hidden_channels: Channels inside the two-layer network.
-        drop_path_rate: Probability of skipping either part for an image in training. Default: 0.
-        drop_rate: Dropout in the two-layer network. Default: 0.
-        act_cfg: Activation. Default: ``dict(type='GELU')``.
-        norm_cfg: Normalisation. Default: ``dict(type='LN')``.
-        with_cp: Compute the block again in backward instead of keeping its maps. Default: False.
+        in_channels: Channels of the input.
+        channels: Channels of the output.
+        patch_size: Side of a patch in pixels.
+        norm_cfg: Normalisation of the output, or None.
     """
+
+    def __init__(self, in_channels: int, channels: int, patch_size: int, norm_cfg: dict | None) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.projection = nn.Conv2d(in_channels, channels, patch_size, patch_size)
+        self.norm = build_norm_layer(norm_cfg, channels)[1] if norm_cfg else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, in_channels, H, W)`` to ``(B, H // patch_size, W // patch_size, channels)``."""
+        return self.norm(self.projection(x).permute(0, 2, 3, 1))
+
+
+class TransformerBlock(BackboneBlock):
+    """Pre-norm transformer block: attention, then an MLP, each with a residual connection and stochastic depth."""
 
     def __init__(
         self,
         attention: nn.Module,
         channels: int,
         hidden_channels: int,
-        drop_path_rate: float = 0.0,
-        drop_rate: float = 0.0,
-        act_cfg: dict = dict(type='GELU'),
-        norm_cfg: dict = dict(type='LN'),
-        with_cp: bool = False,
+        drop_path_rate: float,
+        drop_rate: float,
+        act_cfg: dict,
+        norm_cfg: dict,
+        with_cp: bool,
     ) -> None:
         super().__init__(with_cp)
         self.norm1 = build_norm_layer(norm_cfg, channels)[1]
@@ -46,6 +60,19 @@ class TransformerBlock(BackboneBlock):
         )
 
     def _forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, H, W, C)`` to ``(B, H, W, C)``."""
         x = x + self.drop_path(self.attn(self.norm1(x)))
         return x + self.drop_path(self.ffn(self.norm2(x)))
+
+
+def resized(embedding: Tensor, size: Sequence[int], mode: str) -> Tensor:
+    """Interpolate a position embedding ``(1, C, h, w)`` to the height and width ``size``."""
+    return embedding if embedding.shape[2:] == size else F.interpolate(embedding, size=size, mode=mode)
+
+
+def fit_norm(state_dict: dict[str, Tensor], name: str, norm: nn.Module | None) -> None:
+    """Add the parameters of ``norm`` that a checkpoint lacks, or remove them if the network has no such layer."""
+    for leaf in ('weight', 'bias'):
+        if norm is None:
+            state_dict.pop(f'{name}.{leaf}', None)
+        else:
+            state_dict.setdefault(f'{name}.{leaf}', getattr(norm, leaf).detach())

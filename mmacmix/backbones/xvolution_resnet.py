@@ -1,4 +1,4 @@
-"""A ResNet some of whose 3x3 convolutions are X-volutions (arXiv 2106.02253)."""
+"""A ResNet with X-volution in some stages (arXiv 2106.02253)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,18 +11,18 @@ from .resnet import BasicBlock, ResNet
 
 @MODELS.register_module()
 class XVolutionResNet(ResNet):
-    """ResNet backbone with X-volution in place of the 3x3 convolutions of the third stage, which the paper found best.
+    """ResNet backbone with X-volution in place of the 3x3 convolutions of the third stage, the paper's best choice.
 
     Args:
-        depth: 26, 34, 38, 50 or 101. In 34, whose blocks have two 3x3 convolutions, both are replaced.
+        depth: 26, 34, 38, 50 or 101. In depth 34 both 3x3 convolutions of a block are replaced.
         xvolution: ``shift_distance``, ``directions``, ``relations`` and ``norm_cfg`` of ``mmacmix.layers.XVolution``.
             Default: ``dict(norm_cfg=norm_cfg)``.
-        stage_with_xvolution: Whether each stage has X-volution; the others keep plain 3x3 convolutions.
+        stage_with_xvolution: Per stage, whether X-volution replaces the 3x3 convolutions.
             Default: ``(False, False, True, False)``.
-        resnet: The other arguments of ``mmacmix.backbones.ResNet``.
+        resnet: Further arguments of ``mmacmix.backbones.ResNet``.
 
     Raises:
-        ValueError: There is no such depth, or an argument is out of range, or does not have one entry a stage.
+        ValueError: An argument is out of range, or does not have an entry per stage.
     """
 
     layer = XVolution

@@ -2,18 +2,14 @@
 
 from torch import Tensor
 
-from .keys import rename
+from .keys import leaves, rename
 
 OPERATOR = {
     'rate1': 'attention_rate',
     'rate2': 'conv_rate',
     'fc.weight': 'shift_conv.mixing',
     'dep_conv.weight': 'shift_conv.weight',
-    **{
-        f'{theirs}.{leaf}': f'{ours}.{leaf}'
-        for theirs, ours in (('conv1', 'query'), ('conv2', 'key'), ('conv3', 'value'), ('conv_p', 'position'))
-        for leaf in ('weight', 'bias')
-    },
+    **leaves({'conv1': 'query', 'conv2': 'key', 'conv3': 'value', 'conv_p': 'position'}),
 }
 
 
@@ -23,7 +19,7 @@ def convert_acmix(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def reshape_mixing(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The fully connected layer was a 1x1 convolution, with two axes of length 1."""
+    """Turn the fully connected layer, published as a 1x1 convolution, into a matrix."""
     return {
         name: tensor.flatten(1) if name.endswith('shift_conv.mixing') else tensor for name, tensor in state_dict.items()
     }

@@ -1,5 +1,6 @@
-"""Renaming the keys of a state dict so that every one is accounted for."""
+"""Renaming the keys of a state dict such that every key is accounted for."""
 
+import re
 from collections.abc import Iterable, Mapping
 
 from torch import Tensor
@@ -10,44 +11,50 @@ from ..errors import UserError
 def rename(
     state_dict: Mapping[str, Tensor], names: Mapping[str, str], source: str, optional: Iterable[str] = ()
 ) -> dict[str, Tensor]:
-    """Rename keys; every key of ``names`` must be there but the ``optional`` ones, and no other.
-
-    Args:
-        state_dict: Names to tensors.
-        names: From the source's names to ours; an empty new name leaves the tensor out.
-        source: What the state dict should be, for the message.
-        optional: Names that may be missing.
+    """Rename keys from old to new as ``names`` maps them; an empty new key drops the tensor.
 
     Raises:
-        UserError: Keys are unknown or missing.
+        UserError: Old keys are not in ``names``, or missing although they are not ``optional``.
     """
     unknown = sorted(set(state_dict) - set(names))
     missing = sorted(set(names) - set(state_dict) - set(optional))
     if unknown or missing:
-        parts = [
-            f'{what}: {_some(keys)}' for what, keys in (('unknown keys', unknown), ('missing keys', missing)) if keys
-        ]
-        raise UserError(f'not a checkpoint of {source!r}: ' + '; '.join(parts))
+        problems = {'unknown keys': unknown, 'missing keys': missing}
+        text = '; '.join(f'{problem}: {_listed(keys)}' for problem, keys in problems.items() if keys)
+        raise UserError(f'not a checkpoint of {source!r}: {text}')
     return {names[name]: tensor for name, tensor in state_dict.items() if names[name]}
 
 
-def leaves(
-    pairs: Iterable[tuple[str, str]], theirs: str = '', ours: str = '', names: Iterable[str] = ('weight', 'bias')
-) -> dict[str, str]:
-    """Names of the parameters of modules, from ``theirs + pair[0]`` to ``ours + pair[1]``; no new name stays empty."""
-    return {f'{theirs}{a}.{leaf}': f'{ours}{b}.{leaf}' if b else '' for a, b in pairs for leaf in names}
+def _listed(keys: list[str], limit: int = 10) -> str:
+    more = f' and {len(keys) - limit} more' if len(keys) > limit else ''
+    return ', '.join(keys[:limit]) + more
+
+
+def leaves(modules: Mapping[str, str], old: str = '', new: str = '') -> dict[str, str]:
+    """Old to new keys of the weights and biases of modules; ``old`` and ``new`` are prefixes of both names."""
+    return {f'{old}{a}.{leaf}': f'{new}{b}.{leaf}' for a, b in modules.items() for leaf in ('weight', 'bias')}
+
+
+def dropped(*modules: str) -> dict[str, str]:
+    """Keys of the weights and biases of modules that have no counterpart."""
+    return {f'{module}.{leaf}': '' for module in modules for leaf in ('weight', 'bias')}
+
+
+def blocks_of(state_dict: Mapping[str, Tensor], pattern: str) -> list[tuple[int, int]]:
+    """All pairs of stage and block, up to the last block of each stage that matches the pattern."""
+    depths: dict[int, int] = {}
+    for name in state_dict:
+        if found := re.match(pattern, name):
+            stage, block = int(found[1]), int(found[2])
+            depths[stage] = max(depths.get(stage, 0), block + 1)
+    return [(stage, block) for stage, depth in sorted(depths.items()) for block in range(depth)]
 
 
 def without_backbone_prefix(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The backbone of a whole network, or the state dict as it is, with a classifier's head if there is one."""
+    """The backbone of a whole network, and the head of a classifier; any other state dict as it is."""
     prefix = 'backbone.'
     if not any(name.startswith(prefix) for name in state_dict):
         return dict(state_dict)
     return {
         name.removeprefix(prefix): tensor for name, tensor in state_dict.items() if name.startswith((prefix, 'head.'))
     }
-
-
-def _some(keys, most: int = 10) -> str:
-    more = f' and {len(keys) - most} more' if len(keys) > most else ''
-    return ', '.join(keys[:most]) + more

@@ -1,4 +1,4 @@
-"""Other people's checkpoints in, ours out."""
+"""Conversion of published checkpoints to the keys and shapes of this package."""
 
 from collections.abc import Callable, Mapping
 
@@ -24,21 +24,21 @@ SOURCES: dict[str, Callable[[StateDict], StateDict]] = {
 
 
 def convert(state_dict: Mapping[str, Tensor], source: str) -> StateDict:
-    """Translate a state dict to the names and shapes of this package.
+    """Convert a state dict to the keys and shapes of this package; a classifier's head is dropped.
 
     Args:
-        state_dict: Names to tensors, as the source's own code saves them. A leading ``module.`` on all names, as
-            ``DistributedDataParallel`` leaves it, is taken off.
+        state_dict: Keys to tensors, as the source's own code saves them, with or without the prefix ``module.`` of
+            ``DistributedDataParallel``.
         source: ``'acmix'``, one published ACmix operator, for ``mmacmix.layers.ACmix``; ``'acmix-resnet'``, a
-            published ACmix-ResNet classifier, for ``mmacmix.backbones.ACmixResNet``; ``'acmix-swin'``, a
-            published ACmix-Swin classifier, or ``'swin'``, a plain Swin Transformer in any of the layouts that people
-            have, for ``mmacmix.backbones.ACmixSwinTransformer``; ``'pvt'``, a plain Pyramid Vision Transformer of
-            the original repository or of MMDetection, for
+            published ACmix-ResNet classifier, for ``mmacmix.backbones.ACmixResNet``; ``'acmix-swin'``, a published
+            ACmix-Swin classifier, or ``'swin'``, a plain Swin Transformer of the original repository, MMDetection,
+            MMSegmentation, MMPretrain or timm, for ``mmacmix.backbones.ACmixSwinTransformer``; ``'pvt'``, a plain
+            Pyramid Vision Transformer of the original repository or of MMDetection, for
             ``mmacmix.backbones.ACmixPyramidVisionTransformer``; ``'resnet'``, a plain bottleneck ResNet, for
-            ``mmacmix.backbones.ACmixResNet`` with 4 heads, an approximation. Classifiers' heads are left out.
+            ``mmacmix.backbones.ACmixResNet`` with 4 heads, an approximation.
 
     Returns:
-        A new state dict, ready for a strict ``load_state_dict``.
+        A new state dict for a strict ``load_state_dict``.
 
     Raises:
         UserError: There is no such source, or keys are unknown or missing; the message names them.
@@ -47,5 +47,5 @@ def convert(state_dict: Mapping[str, Tensor], source: str) -> StateDict:
         raise UserError(f'source must be one of {tuple(SOURCES)}, got {source!r}')
     prefix = 'module.'
     if state_dict and all(name.startswith(prefix) for name in state_dict):
-        state_dict = {name[len(prefix) :]: tensor for name, tensor in state_dict.items()}
+        state_dict = {name.removeprefix(prefix): tensor for name, tensor in state_dict.items()}
     return SOURCES[source](dict(state_dict))

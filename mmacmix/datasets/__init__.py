@@ -1,10 +1,12 @@
+"""The generated data set of shapes, and checks of all data sets."""
+
 from ..versions import check_openmmlab
 
 check_openmmlab()
 
 from .annotations import checked_annotations
+from .files import check_maps
 from .items import checked_items
-from .maps import check_maps
 from .shapes import CLASSES, PALETTE, SEMANTIC_CLASSES, SEMANTIC_PALETTE, Scene, draw_scene, write_shapes
 from .wrappers import innermost
 

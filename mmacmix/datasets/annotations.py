@@ -1,6 +1,6 @@
-"""COCO annotation files: what MMDetection leaves out is counted, and what it can't use ends the work before it starts.
+"""Checks of COCO annotation files: unusable ones raise an error before training, ignored annotations are counted.
 
-MMDetection reads such a file once, of which this takes part: COCO's is half a gigabyte.
+They run on the content that MMDetection has parsed, since parsing COCO's half gigabyte takes long.
 """
 
 import gc
@@ -26,10 +26,10 @@ _KEYS = dict(
 
 @contextmanager
 def checked_annotations() -> Iterator[None]:
-    """Meanwhile MMDetection's ``CocoDataset`` checks the files that it reads, where the default scope is its own.
+    """Within it, MMDetection's ``CocoDataset`` checks the files it reads, if the default scope is ``mmdet``.
 
     Raises:
-        DataError: A file can't be used.
+        DataError: An annotation file is unusable.
     """
     scope = DefaultScope.get_current_instance()
     if scope is None or scope.scope_name != 'mmdet':
@@ -37,40 +37,32 @@ def checked_annotations() -> Iterator[None]:
         return
     from mmdet.datasets import CocoDataset
 
-    theirs = CocoDataset.COCOAPI
+    coco_api = CocoDataset.COCOAPI
 
-    def read(dataset: CocoDataset, path: str) -> theirs:  # becomes a method, so that it has the data set
-        class Checked(theirs):
-            def createIndex(self) -> None:  # what pycocotools calls with the content it has read
+    def read(dataset: CocoDataset, path: str) -> coco_api:  # bound as a method, which passes the data set
+        class CheckedCOCO(coco_api):
+            def createIndex(self) -> None:  # pycocotools calls it on the parsed content
                 _check(self.dataset, dataset)
                 super().createIndex()
 
+        collecting = gc.isenabled()
+        gc.disable()  # scanning millions of new objects again and again would double the time
         try:
-            with _without_garbage_collection():
-                return Checked(path)
+            return CheckedCOCO(path)
         except DataError:
             raise
-        except Exception as error:  # of the format, of the encoding, of numbers and names that are something else
+        except Exception as error:  # JSON, encoding and type errors
             reason = f'{type(error).__name__} {error}'
-            raise DataError(f'{dataset.ann_file} is no COCO annotation file: {reason}') from error
+            raise DataError(f'{dataset.ann_file} is not a COCO annotation file: {reason}') from error
+        finally:
+            if collecting:
+                gc.enable()
 
     CocoDataset.COCOAPI = read
     try:
         yield
     finally:
-        CocoDataset.COCOAPI = theirs
-
-
-@contextmanager
-def _without_garbage_collection() -> Iterator[None]:
-    """It would look through millions of new objects again and again, for half of the time."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
+        CocoDataset.COCOAPI = coco_api
 
 
 def _check(content: Any, dataset: Any) -> None:
@@ -83,134 +75,122 @@ def _check(content: Any, dataset: Any) -> None:
 
 
 def check_annotations(content: Any, path: str, classes: Sequence[str], masks: bool, test: bool) -> list[str]:
-    """Check what a COCO annotation file holds.
+    """Check a file's parsed content and return a sentence per reason for which MMDetection ignores annotations.
 
-    Args:
-        content: What is in the file.
-        path: The file.
-        classes: Names of the config's classes.
-        masks: Masks are loaded too.
-        test: It is for an evaluation, for which a file without ``annotations`` will do.
-
-    Returns:
-        Sentences about annotations that MMDetection leaves out.
-
-    Raises:
-        DataError: It can't be used.
+    ``classes`` are those of the config, ``masks`` says whether masks are loaded, and a file for testing may lack
+    ``annotations``. Raises a ``DataError`` if the file is unusable.
     """
     _check_keys(content, path, test)
     annotations, categories = content.get('annotations', []), content['categories']
-    _check_classes([each['name'] for each in categories], path, classes)
+    _check_classes([category['name'] for category in categories], path, classes)
     sizes = {image['id']: (image['width'], image['height']) for image in content['images']}
-    named = {category['id']: category['name'] in classes for category in categories}
-    left_out: dict[str, list] = {}
+    in_config = {category['id']: category['name'] in classes for category in categories}
+    ignored: dict[str, list] = {}
     for annotation in annotations:
-        reason = _reason_to_leave_out(annotation, path, sizes, named, masks)
+        try:
+            reason = _reason_to_ignore(annotation, sizes, in_config, masks)
+        except ValueError as error:
+            raise DataError(f'{path}: annotation {annotation["id"]}: {error}') from error
         if reason:
-            left_out.setdefault(reason, []).append(annotation['id'])
+            ignored.setdefault(reason, []).append(annotation['id'])
     notes = [
-        f'{path}: {len(ids)} of {len(annotations)} annotations {reason}, the first that of id {ids[0]}'
-        for reason, ids in left_out.items()
+        f'{path}: {len(ids)} of {len(annotations)} annotations are ignored because {reason} (first id: {ids[0]})'
+        for reason, ids in ignored.items()
     ]
-    used = len(annotations) - sum(map(len, left_out.values()))
+    used = len(annotations) - sum(map(len, ignored.values()))
     if not used and 'annotations' in content:
         raise DataError('; '.join(notes) or f'{path} has no annotations')
     if used and all(annotation.get('iscrowd') for annotation in annotations):
-        raise DataError(f'{path} has nothing but crowds, on which nothing is trained or evaluated')
+        raise DataError(f'{path} has only crowd annotations, which training and evaluation ignore: add single objects')
     return notes
 
 
 def _check_keys(content: Any, path: str, test: bool) -> None:
     for name, keys in _KEYS.items():
-        if name == 'annotations' and test and isinstance(content, dict) and name not in content:
-            continue
-        entries = content.get(name) if isinstance(content, dict) else None
+        default = [] if test and name == 'annotations' else None
+        entries = content.get(name, default) if isinstance(content, dict) else None
         if not isinstance(entries, list):
-            raise DataError(f'{path} is no COCO annotation file: it has no list of {name}')
+            raise DataError(f'{path} is not a COCO annotation file: it has no list of {name}')
         for index, entry in enumerate(entries):
-            if not isinstance(entry, dict) or not keys <= entry.keys():
-                lacking = ', '.join(sorted(keys - entry.keys())) if isinstance(entry, dict) else 'keys'
-                raise DataError(f'{path}: number {index} of its {name}, counted from 0, has no {lacking}')
+            missing = keys - entry.keys() if isinstance(entry, dict) else keys
+            if missing:
+                lacking = ', '.join(sorted(missing))
+                raise DataError(f'{path}: entry {index} of {name}, counting from 0, lacks {lacking}')
         ids = {entry['id'] for entry in entries}
         if len(ids) < len(entries):
-            raise DataError(f'{path}: {len(entries)} {name} have {len(ids)} different ids')
+            raise DataError(f'{path}: ids must be unique, but {len(entries)} {name} have {len(ids)} different ids')
 
 
 def _check_classes(names: Sequence[str], path: str, classes: Sequence[str]) -> None:
-    """MMDetection numbers classes as the file does, whatever their order in the config."""
-    for index, (ours, theirs) in enumerate(zip_longest(classes, [name for name in names if name in classes])):
-        if ours != theirs:
+    """MMDetection numbers classes in the order of the file, whatever their order in the config."""
+    used = [name for name in names if name in classes]
+    for index, (expected, found) in enumerate(zip_longest(classes, used)):
+        if expected != found:
             raise DataError(
-                f'class {index} is {ours!r} in the config, and of the categories in {path} it is {theirs!r}: '
-                'the config must name classes that the file has, in the order of the file'
+                f'class {index} is {expected!r} in the config but {found!r} in {path}: '
+                "the config must name classes from the file's categories, in the file's order"
             )
 
 
-def _reason_to_leave_out(
-    annotation: dict, path: str, sizes: dict[Any, tuple[int, int]], named: dict[Any, bool], masks: bool
+def _reason_to_ignore(
+    annotation: dict, sizes: dict[Any, tuple[int, int]], in_config: dict[Any, bool], masks: bool
 ) -> str | None:
-    """Why MMDetection leaves an annotation out, if it does."""
-    size = sizes.get(annotation['image_id'])
-    if size is None:
-        return 'are left out, being of images that the file does not have'
-    if annotation['category_id'] not in named:
-        return 'are left out, being of categories that the file does not have'
+    """The reason why MMDetection ignores an annotation, or None; raises a ValueError if it is unusable."""
+    if annotation['image_id'] not in sizes:
+        return 'their image is not in the file'
+    if annotation['category_id'] not in in_config:
+        return 'their category is not in the file'
     if annotation.get('ignore'):
-        return 'are left out, as they say themselves'
-    crowd = annotation.get('iscrowd', 0)
-    if crowd not in (0, 1):
-        raise DataError(f'{path}: iscrowd of annotation {annotation["id"]} must be 0 or 1, got {crowd!r}')
+        return 'they are marked as ignored'
+    if annotation.get('iscrowd', 0) not in (0, 1):
+        raise ValueError(f'iscrowd must be 0 or 1, got {annotation["iscrowd"]!r}')
+    box, area = annotation['bbox'], annotation['area']
     try:
-        x, y, width, height = annotation['bbox']
-        sound = isfinite(x + y + width + height + annotation['area'])
+        x, y, width, height = box
+        finite = isfinite(x + y + width + height + area)
     except (TypeError, ValueError):
-        sound = False
-    if not sound:
-        raise DataError(
-            f'{path}: bbox of annotation {annotation["id"]} must be four finite numbers, and area one, '
-            f'got {annotation["bbox"]} and {annotation["area"]}'
-        )
-    outside = x >= size[0] or y >= size[1] or x + width <= 0 or y + height <= 0
-    if outside or width < 1 or height < 1 or annotation['area'] <= 0:
-        return 'have boxes without area or outside of their image: training leaves them out, evaluation counts them'
-    if not named[annotation['category_id']]:
-        return 'are left out, being of categories that the config does not name'
-    return _reason_of_mask(annotation, path, size) if masks else None
+        finite = False
+    if not finite:
+        raise ValueError(f'bbox must be four finite numbers and area one, got {box} and {area}')
+    image_width, image_height = sizes[annotation['image_id']]
+    outside = x >= image_width or y >= image_height or x + width <= 0 or y + height <= 0
+    if outside or width < 1 or height < 1 or area <= 0:
+        return 'their box is empty or outside the image, although evaluation counts them'
+    if not in_config[annotation['category_id']]:
+        return 'their category is not in the config'
+    return _reason_to_ignore_mask(annotation.get('segmentation'), image_width, image_height) if masks else None
 
 
-def _reason_of_mask(annotation: dict, path: str, size: tuple[int, int]) -> str | None:
-    segmentation = annotation.get('segmentation')
-    problem = None
+def _reason_to_ignore_mask(segmentation: Any, width: int, height: int) -> str | None:
+    if not segmentation:
+        raise ValueError('segmentation is missing, but masks are loaded')
     try:
         if isinstance(segmentation, dict):
-            height, width = segmentation['size']
-            counts = segmentation['counts']
-            if (width, height) != size:
-                problem = f'is for {width}x{height} pixels and its image has {size[0]}x{size[1]}'
-            elif not isinstance(counts, (list, str)):
-                problem = 'is no run-length code'
-            elif (pixels := sum(counts if isinstance(counts, list) else _runs(counts))) != width * height:
-                problem = f'counts {pixels} pixels and its image has {width * height}'
-        elif segmentation:
-            polygons = [each for each in segmentation if len(each) % 2 == 0 and len(each) >= 6]
-            if not polygons:
-                return 'are left out, their polygons having fewer than three corners'
-            # Far outside: the sum tells, where no numbers of both signs cancel. pycocotools crashes on such polygons.
-            if not all(abs(sum(each)) < 100 * len(each) * max(size) for each in polygons):
-                problem = 'has numbers that are not finite or lie far outside of its image'
-            elif all(_outside(each, *size) for each in polygons):
-                problem = 'lies outside of its image'
-        else:
-            problem = 'is missing, and masks are loaded'
-    except (KeyError, TypeError, ValueError):
-        problem = 'is neither a list of polygons nor a run-length code'
-    if problem:
-        raise DataError(f'{path}: segmentation of annotation {annotation["id"]} {problem}')
+            size, counts = segmentation['size'], segmentation['counts']
+            if size != [height, width]:
+                raise ValueError(f'segmentation has height and width {size}, but its image has {[height, width]}')
+            runs = _decode_runs(counts) if isinstance(counts, str) else counts
+            if sum(runs) != height * width or min(runs) < 0:
+                raise ValueError(f'segmentation needs non-negative runs of {height * width} pixels, got {sum(runs)}')
+            return None
+        polygons = [polygon for polygon in segmentation if len(polygon) % 2 == 0 and len(polygon) >= 6]
+        if not polygons:
+            return 'their polygons have fewer than three corners'
+        # pycocotools crashes on huge coordinates. Unless they cancel, their sum reveals them, and NaN as well.
+        if not all(abs(sum(polygon)) < 100 * len(polygon) * max(width, height) for polygon in polygons):
+            raise ValueError('segmentation has coordinates that are not finite or lie far outside the image')
+        if all(_is_outside(polygon, width, height) for polygon in polygons):
+            raise ValueError('segmentation lies outside the image')
+    except (KeyError, TypeError) as error:
+        raise ValueError('segmentation is neither a list of polygons nor a run-length code') from error
     return None
 
 
-def _runs(code: str) -> list[int]:
-    """The runs of a compressed code: six bits a character, the sixth says that the number goes on, from the lowest."""
+def _decode_runs(code: str) -> list[int]:
+    """Run lengths of COCO's compressed code, decoded here because pycocotools reads past the end of a broken one.
+
+    Each character holds five bits of a number, lowest first, and a flag that more follow.
+    """
     runs: list[int] = []
     number = shift = 0
     for character in code.encode():
@@ -220,12 +200,12 @@ def _runs(code: str) -> list[int]:
         if not bits & 32:
             if bits & 16:  # negative
                 number -= 1 << shift
-            runs.append(number + (runs[-2] if len(runs) > 2 else 0))  # from the fourth on, what was added
+            runs.append(number + (runs[-2] if len(runs) > 2 else 0))  # from the fourth on, relative to the last but one
             number = shift = 0
     return runs
 
 
-def _outside(polygon: Sequence[float], width: int, height: int) -> bool:
+def _is_outside(polygon: Sequence[float], width: int, height: int) -> bool:
     if 0 < polygon[0] < width and 0 < polygon[1] < height:  # almost always
         return False
     xs, ys = polygon[::2], polygon[1::2]

@@ -1,8 +1,8 @@
 """A generated data set of textured shapes: small enough to train on a CPU, hard enough to need a detector.
 
-A class is a shape *and* a texture, so neither an outline nor a patch is enough to tell it; colours mean nothing.
-Objects hide each other, are 16 to 72 pixels wide, and images hold none, a few or a crowd of them, on a background
-with a texture of its own.
+A class combines a shape and a texture, so neither an outline nor a patch identifies it, and colours carry no
+information. Objects are 16 to 72 pixels wide and occlude each other; an image has none, a few or a crowd of them on a
+textured background.
 """
 
 import json
@@ -20,13 +20,13 @@ PALETTE = ((230, 60, 60), (250, 170, 60), (60, 130, 230), (80, 220, 230), (70, 1
 SEMANTIC_CLASSES = ('background', *CLASSES)
 SEMANTIC_PALETTE = ((90, 90, 90), *PALETTE)
 
-_MIN_VISIBLE = 0.5  # of an object's pixels; what would hide more of it is not drawn at all
-_MIN_PIXELS = 60
+_MIN_VISIBLE = 0.5  # share of an object's pixels; an object that would hide more of another is not drawn
+_MIN_PIXELS = 60  # visible pixels of an object
 _RADIUS = (8.0, 36.0)  # pixels
 
 
 class Scene(NamedTuple):
-    """One generated image and what is in it."""
+    """A generated image and its annotations."""
 
     image: np.ndarray  # (size, size, 3) uint8, RGB
     labels: np.ndarray  # (objects,) int64, index into CLASSES
@@ -34,9 +34,9 @@ class Scene(NamedTuple):
 
     @property
     def semantic(self) -> np.ndarray:
-        """``(size, size)`` uint8: 0 would be unlabelled, 1 is the background, ``2 + label`` an object."""
+        """Label map, ``(size, size)`` uint8: 0 for unlabelled (unused), 1 for background, ``2 + label`` for objects."""
         semantic = np.ones(self.image.shape[:2], np.uint8)
-        for label, mask in zip(self.labels, self.masks, strict=False):
+        for label, mask in zip(self.labels, self.masks, strict=True):
             semantic[mask] = 2 + label
         return semantic
 
@@ -45,27 +45,25 @@ def draw_scene(rng: np.random.Generator, size: int = 128) -> Scene:
     """Draw one image.
 
     Args:
-        rng: Source of randomness; its state decides the image.
+        rng: Random generator, whose state determines the image.
         size: Side of the image in pixels. Default: 128.
     """
     image = _background(rng, size)
     ground = image.mean((0, 1))
     labels: list[int] = []
     masks: list[np.ndarray] = []
-    pixels: list[int] = []  # of each object before others hid it
+    areas: list[int] = []  # before occlusion
     for _ in range(_object_count(rng)):
         label, window, alpha, colors = _object(rng, size, ground)
         mask = np.zeros((size, size), bool)
         mask[window] = alpha > 0.5
-        shown = [old & ~mask for old in masks]
-        if mask.sum() < _MIN_PIXELS or any(
-            left.sum() < max(_MIN_PIXELS, _MIN_VISIBLE * whole) for left, whole in zip(shown, pixels, strict=False)
-        ):
+        visible = [*(other & ~mask for other in masks), mask]
+        whole = [*areas, mask.sum()]
+        if any(part.sum() < max(_MIN_PIXELS, _MIN_VISIBLE * area) for part, area in zip(visible, whole, strict=True)):
             continue
         image[window] += (colors - image[window]) * alpha[..., None]
         labels.append(label)
-        pixels.append(mask.sum())
-        masks = [*shown, mask]
+        masks, areas = visible, whole
     image = image + rng.normal(0, 4, image.shape)
     return Scene(
         np.clip(np.rint(image), 0, 255).astype(np.uint8),
@@ -75,22 +73,22 @@ def draw_scene(rng: np.random.Generator, size: int = 128) -> Scene:
 
 
 def write_shapes(root: str | Path, train: int = 2000, val: int = 200, size: int = 128, seed: int = 0) -> dict[str, int]:
-    """Write the data set: PNG images, COCO instance annotations, and semantic maps of the same images.
+    """Write the data set: PNG images, COCO instance annotations, and semantic label maps of the same images.
 
-    Files are ``images/{train,val}/*.png``, ``annotations/instances_{train,val}.json`` and
-    ``semantic/{train,val}/*.png``; those of an earlier call are replaced. The semantic maps follow ADE20K: 0 is
-    unlabelled (and does not occur), 1 the background, 2 and up ``CLASSES``. The same arguments write the same files,
-    and more images of a split leave the first ones as they are.
+    The files are ``images/{train,val}/*.png``, ``annotations/instances_{train,val}.json`` and
+    ``semantic/{train,val}/*.png``; those of an earlier call are replaced. Label maps follow ADE20K: 0 is unlabelled
+    (unused), 1 the background, and ``CLASSES`` start at 2. Equal arguments write equal files, and a larger split
+    starts with the images of a smaller one.
 
     Args:
-        root: Folder to write to, made where needed.
-        train: Images to train on. Default: 2000.
-        val: Images to evaluate on. Default: 200.
+        root: Output folder, created if missing.
+        train: Number of training images. Default: 2000.
+        val: Number of validation images. Default: 200.
         size: Side of the images in pixels, at least 64. Default: 128.
-        seed: Decides the images. Default: 0.
+        seed: Random seed. Default: 0.
 
     Returns:
-        The number of objects of each split.
+        The number of objects in each split.
 
     Raises:
         UserError: A number is out of range.
@@ -115,10 +113,9 @@ def write_shapes(root: str | Path, train: int = 2000, val: int = 200, size: int 
             Image.fromarray(scene.image).save(folders[0] / name)
             Image.fromarray(scene.semantic).save(folders[1] / name)
             images.append(dict(id=index, file_name=name, width=size, height=size))
-            for label, mask in zip(scene.labels.tolist(), scene.masks, strict=False):
-                annotations.append(
-                    dict(id=len(annotations) + 1, image_id=index, category_id=label + 1, iscrowd=0, **_coco_mask(mask))
-                )
+            for label, mask in zip(scene.labels.tolist(), scene.masks, strict=True):
+                ids = dict(id=len(annotations) + 1, image_id=index, category_id=label + 1)
+                annotations.append(dict(**ids, iscrowd=0, **_coco_mask(mask)))
         content = dict(
             info=dict(description='mmacmix shapes', seed=seed),
             categories=[dict(id=index, name=name) for index, name in enumerate(CLASSES, 1)],
@@ -131,7 +128,7 @@ def write_shapes(root: str | Path, train: int = 2000, val: int = 200, size: int 
 
 
 def _object_count(rng: np.random.Generator) -> int:
-    """5% empty images, 10% crowds, else a few objects."""
+    """No objects in 5% of the images, a crowd in 10%, a few otherwise."""
     kind = rng.random()
     if kind < 0.05:
         return 0
@@ -139,10 +136,8 @@ def _object_count(rng: np.random.Generator) -> int:
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Two colours mixed by smooth noise of several scales, under a weak grating."""
-    mix = np.zeros((size, size))
-    for cells, weight in ((2, 0.5), (5, 0.3), (12, 0.2)):
-        mix += weight * _smooth_noise(rng, size, cells)
+    """Two colours blended by smooth noise of several scales, with a weak grating on top."""
+    mix = sum(weight * _smooth_noise(rng, size, cells) for cells, weight in ((2, 0.5), (5, 0.3), (12, 0.2)))
     low = rng.uniform(50, 205, 3)
     high = low + rng.uniform(-50, 50, 3)
     ys, xs = np.mgrid[:size, :size]
@@ -152,27 +147,27 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _smooth_noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
-    """Random values at the corners of a grid, interpolated smoothly: ``(size, size)`` in [0, 1]."""
+    """Value noise, ``(size, size)`` in [0, 1]: random values on a grid with smoothstep interpolation."""
     corners = rng.random((cells + 1, cells + 1))
-    place = np.linspace(0, cells, size, endpoint=False)
-    cell = place.astype(int)
-    part = place - cell
-    part = part * part * (3 - 2 * part)
-    rows = corners[cell] * (1 - part)[:, None] + corners[cell + 1] * part[:, None]
-    return rows[:, cell] * (1 - part) + rows[:, cell + 1] * part
+    position = np.linspace(0, cells, size, endpoint=False)
+    cell = position.astype(int)
+    weight = position - cell
+    weight = weight * weight * (3 - 2 * weight)
+    rows = corners[cell] * (1 - weight)[:, None] + corners[cell + 1] * weight[:, None]
+    return rows[:, cell] * (1 - weight) + rows[:, cell + 1] * weight
 
 
 def _object(
     rng: np.random.Generator, size: int, ground: np.ndarray
 ) -> tuple[int, tuple[slice, slice], np.ndarray, np.ndarray]:
-    """An object's label, the part of the image it lies in, and there its coverage from 0 to 1 and its colours."""
+    """An object's label, its window in the image, and its opacity (0 to 1) and colours in that window."""
     label = int(rng.integers(len(CLASSES)))
     shape, texture = SHAPES[label // len(TEXTURES)], TEXTURES[label % len(TEXTURES)]
     radius = np.exp(rng.uniform(*np.log(_RADIUS)))
     center = rng.uniform(0.12, 0.88, 2) * size
     angle = rng.uniform(-0.4, 0.4)
-    reach = 1.6 * radius + 1  # a triangle's corners are the furthest
-    x, y = (slice(max(0, int(place - reach)), min(size, int(place + reach) + 1)) for place in center)
+    reach = 1.6 * radius + 1  # to a triangle's corners
+    x, y = (slice(max(0, int(middle - reach)), min(size, int(middle + reach) + 1)) for middle in center)
     ys, xs = np.mgrid[y, x] + 0.5 - center[::-1, None, None]
     us, vs = xs * np.cos(angle) + ys * np.sin(angle), ys * np.cos(angle) - xs * np.sin(angle)
     distance = _distance_to_edge(shape, us, vs, radius)
@@ -181,13 +176,15 @@ def _object(
     if texture == 'striped':
         tilt, period = rng.uniform(0, np.pi), rng.uniform(5, 7) + radius / 12
         wave = np.sin((us * np.cos(tilt) + vs * np.sin(tilt)) * 2 * np.pi / period)
-        contrast = rng.uniform(80, 140) * (1 if color.mean() < 128 else -1)  # lighter stripes on dark, and reverse
+        contrast = rng.uniform(80, 140) * (
+            1 if color.mean() < 128 else -1
+        )  # light stripes on dark objects, and vice versa
         colors = color + contrast * np.clip(0.5 + 2 * wave, 0, 1)[..., None]
     return label, (y, x), np.clip(0.5 - distance, 0, 1), colors
 
 
 def _contrasting(rng: np.random.Generator, ground: np.ndarray) -> np.ndarray:
-    """A colour that stands out from another one."""
+    """A random colour that contrasts with the background."""
     while True:
         color = rng.uniform(10, 245, 3)
         if abs(color - ground).max() > 70:
@@ -195,7 +192,7 @@ def _contrasting(rng: np.random.Generator, ground: np.ndarray) -> np.ndarray:
 
 
 def _distance_to_edge(shape: str, us: np.ndarray, vs: np.ndarray, radius: float) -> np.ndarray:
-    """Signed distance in pixels, negative inside; all shapes of a radius have about the same area."""
+    """Signed distance in pixels, negative inside; shapes of equal radius have similar areas."""
     if shape == 'disc':
         return np.hypot(us, vs) - radius
     if shape == 'square':

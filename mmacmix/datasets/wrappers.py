@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 
 def innermost(dataset: dict | None) -> Iterator[dict]:
-    """The configs of the data sets inside a data set's config: itself, unless it is a wrapper; none of None."""
+    """Yield the config of a data set, or, for a wrapper, those of all data sets inside it; nothing for None."""
     if not dataset:
         return
     inner = dataset.get('datasets') or ([dataset['dataset']] if 'dataset' in dataset else [])

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..ops import ceil_div
 from .fusion import fuse
 
 FORMATS = {'onnx': '.onnx', 'torch-export': '.pt2'}
@@ -18,12 +19,12 @@ PARTS = ('backbone', 'features', 'segmentor')
 
 
 class Exportable(nn.Module):
-    """A part of a detector or segmentor, fused, from images as they are to maps.
+    """A fused part of a detector or segmentor that takes images without preprocessing.
 
     Args:
-        model: The detector or segmentor; left as it is.
-        part: ``'backbone'``; ``'features'``: backbone and neck; ``'segmentor'``: all of a segmentor, to logits in the
-            size of the image.
+        model: The detector or segmentor; it is not modified.
+        part: ``'backbone'``; ``'features'``, backbone and neck; or ``'segmentor'``, a whole segmentor, with logits in
+            the size of the image.
 
     Raises:
         UserError: The model has no such part.
@@ -34,26 +35,23 @@ class Exportable(nn.Module):
         if part not in PARTS:
             raise UserError(f'part must be one of {PARTS}, got {part!r}')
         if part == 'segmentor' and not hasattr(model, 'decode_head'):
-            raise UserError(
-                f'{type(model).__name__} is no segmentor: what can be exported of it is backbone or features'
-            )
+            raise UserError(f'{type(model).__name__} is not a segmentor; export its backbone or features instead')
         self.part = part
-        preprocessor = model.data_preprocessor
-        self.swap = bool(
-            getattr(preprocessor, 'channel_conversion', getattr(preprocessor, '_channel_conversion', False))
-        )
+        preprocessor = model.data_preprocessor  # mmdet and mmseg spell the attribute differently
+        self.swap = any(getattr(preprocessor, name, False) for name in ('channel_conversion', '_channel_conversion'))
         for name in ('mean', 'std'):
             self.register_buffer(name, getattr(preprocessor, name, None))
         self.network = deepcopy(model)
         try:
             fuse(self.network)
-        except ValueError:  # a layer cannot be merged exactly, and nothing has been
+        except UserError:  # a layer cannot be merged exactly; the network is unchanged
             self.network.eval()
-        _replace_pooling(self.network)
-        _rename_keywords(self.network)
+        for module in list(self.network.modules()):
+            _replace_pooling(module)
+            _rename_keywords(module)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Maps of images ``(B, 3, H, W)``, 0 to 255, BGR as the host library reads them."""
+        """Map images ``(B, 3, H, W)``, 0 to 255, in BGR order as the hosts read them, to a list of maps."""
         x = image.flip(1) if self.swap else image
         if self.mean is not None:
             x = (x - self.mean) / self.std
@@ -67,63 +65,60 @@ class Exportable(nn.Module):
 
 
 class _AdaptiveAvgPool2d(nn.Module):
-    """As torch's, in two matrix products: exporters know it for maps of any size."""
+    """Adaptive average pooling as two matrix products, which exporters support for maps of any size."""
 
-    def __init__(self, sides: Sequence[int]) -> None:
+    def __init__(self, size: Sequence[int]) -> None:
         super().__init__()
-        self.sides = sides
+        self.size = size
 
     def forward(self, x: Tensor) -> Tensor:
-        down, across = (_averages(side, length, x) for side, length in zip(self.sides, x.shape[2:], strict=True))
-        return down @ x @ across.T
+        rows, columns = (_averaging_matrix(cells, side, x) for cells, side in zip(self.size, x.shape[2:], strict=True))
+        return rows @ x @ columns.T
 
 
-def _averages(side: int, length: int, like: Tensor) -> Tensor:
-    """``(side, length)``: row i averages the pixels from ``floor(i * length / side)`` to the ``ceil`` of the next."""
-    cell, pixel = torch.arange(side, device=like.device)[:, None], torch.arange(length, device=like.device)
-    inside = (pixel >= cell * length // side) & (pixel < -((cell + 1) * -length // side))
-    inside = inside.to(like.dtype)
-    return inside / inside.sum(1, keepdim=True)
+def _averaging_matrix(cells: int, side: int, like: Tensor) -> Tensor:
+    """``(cells, side)``: row i averages pixels ``floor(i * side / cells)`` to ``ceil((i + 1) * side / cells) - 1``."""
+    cell, pixel = torch.arange(cells, device=like.device)[:, None], torch.arange(side, device=like.device)
+    inside = (pixel >= cell * side // cells) & (pixel < ceil_div((cell + 1) * side, cells))
+    return inside.to(like.dtype) / inside.sum(1, keepdim=True)
 
 
-def _replace_pooling(network: nn.Module) -> None:
-    for module in list(network.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.AdaptiveAvgPool2d):
-                sides = child.output_size if isinstance(child.output_size, tuple) else (child.output_size,) * 2
-                setattr(module, name, _AdaptiveAvgPool2d(sides))
+def _replace_pooling(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.AdaptiveAvgPool2d):
+            size = child.output_size
+            setattr(module, name, _AdaptiveAvgPool2d(size if isinstance(size, tuple) else (size, size)))
 
 
-def _rename_keywords(network: nn.Module) -> None:
-    """MMCV's ConvModule calls instance normalisation ``in``, which torch's exporter writes into Python code."""
-    for module in list(network.modules()):
-        for name, child in [item for item in module.named_children() if iskeyword(item[0])]:
-            delattr(module, name)
-            module.add_module(f'{name}_', child)
-            if getattr(module, 'norm_name', None) == name:
-                module.norm_name = f'{name}_'
+def _rename_keywords(module: nn.Module) -> None:
+    """Rename children such as the ``in`` of MMCV's ConvModule, which torch's exporter writes into Python code."""
+    for name, child in [item for item in module.named_children() if iskeyword(item[0])]:
+        delattr(module, name)
+        module.add_module(f'{name}_', child)
+        if getattr(module, 'norm_name', None) == name:
+            module.norm_name = f'{name}_'
 
 
 class Exported(NamedTuple):
-    """What became of a network."""
+    """Properties of an exported file."""
 
-    smallest: tuple[int, int]  # height and width of the smallest images that the file takes
+    smallest: tuple[int, int]  # height and width of the smallest images that it accepts
     opset: int | None  # of ONNX
 
 
 @torch.no_grad()
 def export(network: Exportable, path: str | Path, form: str, size: Sequence[int] = (512, 544)) -> Exported:
-    """Write a network to a file that takes any number of images of any height and width above a smallest one.
+    """Write a network to a file that accepts any number of images of any size above a minimum.
 
     Args:
-        network: What to write.
+        network: The network.
         path: The file.
         form: ``'onnx'`` or ``'torch-export'``.
-        size: Height and width of the example that the network is traced with. Small ones rule out large images: which
-            windows Swin shifts depends on it. Default: ``(512, 544)``.
+        size: Height and width of the example for tracing. Small examples exclude large images, because Swin shifts its
+            windows only on maps larger than a window. Default: ``(512, 544)``.
 
     Raises:
-        UserError: There is no such format.
+        UserError: The format is unknown.
     """
     if form not in FORMATS:
         raise UserError(f'form must be one of {tuple(FORMATS)}, got {form!r}')
@@ -142,24 +137,24 @@ def export(network: Exportable, path: str | Path, form: str, size: Sequence[int]
 
 
 def _smallest(program: torch.export.ExportedProgram) -> tuple[int, int]:
-    """Height and width of the smallest images that a traced program takes, both as far above the smallest that its
-    ranges say as its guards want."""
+    """Height and width of the smallest images that a program accepts: both start at the lower bounds of their ranges
+    and grow by the same number of pixels until all guards hold."""
     (placeholder,) = (node for node in program.graph.nodes if node.name == 'image')
     example, network = placeholder.meta['val'], program.module()
     height, width = (int(program.range_constraints[side.node.expr].lower) for side in example.shape[2:])
     for more in range(512):
         try:
             network(torch.zeros(1, 3, height + more, width + more))
-        except AssertionError:  # a guard, all of which stand before the network
+        except AssertionError:  # a guard; all guards run before the network
             continue
         return height + more, width + more
-    raise UserError('the network takes images of a few sizes alone')
+    raise UserError('the exported network accepts only a few image sizes; trace it with a larger example image')
 
 
 def load(path: str | Path) -> Callable[[Tensor], list[Tensor]]:
-    """An exported file as a function from images to maps; an ONNX file takes onnxruntime.
+    """Load an exported file as a function from images to maps. ONNX files need onnxruntime.
 
-    A ``.pt2`` file can hold code, which ``torch.export.load`` runs: only for files whose authors you trust.
+    A ``.pt2`` file can contain code, which ``torch.export.load`` runs: load files from trusted authors only.
     """
     if Path(path).suffix == FORMATS['torch-export']:
         return torch.export.load(path).module()
@@ -171,6 +166,6 @@ def load(path: str | Path) -> Callable[[Tensor], list[Tensor]]:
 
 @torch.no_grad()
 def difference(network: Exportable, exported: Callable[[Tensor], list[Tensor]], image: Tensor) -> float:
-    """The largest difference between a network and its file, over the largest number of the same map."""
+    """The largest absolute difference between a network and its file, relative to the largest value of the map."""
     maps = zip(network(image), exported(image), strict=True)
     return max(((ours - theirs).abs().max() / ours.abs().max()).item() for ours, theirs in maps)

@@ -1,23 +1,22 @@
-"""Files that are complete or absent."""
+"""Files that are either complete or absent."""
 
 import os
 from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
 
-#: The name of the backend in MMEngine's ``backend_args=dict(backend=...)``.
-BACKEND = 'mmacmix.atomic'
+BACKEND = 'mmacmix.atomic'  # for MMEngine's ``backend_args=dict(backend=...)``
 
 
 def write_atomically(content: bytes, path: str | Path) -> None:
-    """Write a file that gets its name once all of it is on the disk; its folders are made.
+    """Write a file under a temporary name, then rename it; missing folders are created.
 
     Raises:
-        OSError: The disk is full, for example. A file of that name is left as it was.
+        OSError: Writing failed, for example because the disk is full. An existing file at ``path`` is unchanged.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + '.part')  # the same each time: what a killed process leaves is overwritten
+    part = path.with_name(path.name + '.part')  # a fixed name: a retry overwrites the remains of a killed process
     try:
         with open(part, 'wb') as file:
             file.write(content)
@@ -31,8 +30,7 @@ def write_atomically(content: bytes, path: str | Path) -> None:
 
 @register_backend(BACKEND)
 class AtomicFileBackend(LocalBackend):
-    """MMEngine's backend for local files, with ``write_atomically``."""
+    """MMEngine's backend for local files, writing with ``write_atomically``."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write a file; see ``write_atomically``."""
         write_atomically(obj, filepath)

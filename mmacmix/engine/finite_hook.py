@@ -1,6 +1,4 @@
-"""A training whose numbers are no longer finite ends."""
-
-from collections.abc import Sequence
+"""Stops training when a loss or a weight is not finite."""
 
 import torch
 from mmengine.hooks import Hook
@@ -13,10 +11,10 @@ from .checkpoint_hook import latest_checkpoint
 
 @HOOKS.register_module()
 class FiniteHook(Hook):
-    """Ends a training at the first loss that is not finite, and never lets weights that are not into a checkpoint.
+    """Stops training at the first non-finite loss, and before a checkpoint with non-finite weights is saved.
 
     Raises:
-        UserError: Of the iteration, the losses and the images, and the checkpoint that is left.
+        UserError: Names the iteration, the losses and their images, or a weight, and the last checkpoint.
     """
 
     priority = 'NORMAL'  # before checkpoints are written
@@ -27,27 +25,21 @@ class FiniteHook(Hook):
         outputs = outputs or {}
         if 'loss' not in outputs or torch.as_tensor(outputs['loss']).isfinite().all():
             return
-        wrong = [name for name, value in outputs.items() if not torch.as_tensor(value).isfinite().all()]
-        paths = _images(data_batch)
-        of = f', of {", ".join(paths[:4])}{" and more" if len(paths) > 4 else ""}' if paths else ''
-        self._end(runner, f'{", ".join(wrong)} of iteration {runner.iter + 1} {_is(wrong)} not finite{of}')
+        losses = [name for name, value in outputs.items() if not torch.as_tensor(value).isfinite().all()]
+        samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else None
+        paths = [path for sample in samples or [] if (path := sample.get('img_path'))]
+        images = f' for {", ".join(paths[:4])}{" and more" if len(paths) > 4 else ""}' if paths else ''
+        verb = 'is' if len(losses) == 1 else 'are'
+        _stop(runner, f'{", ".join(losses)} {verb} not finite in iteration {runner.iter + 1}{images}')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        wrong = [name for name, value in checkpoint['state_dict'].items() if not value.isfinite().all()]
-        if wrong:
-            self._end(runner, f'{len(wrong)} weights are not finite after iteration {runner.iter + 1}: {wrong[0]}')
-
-    def _end(self, runner: Runner, what: str) -> None:
-        left = latest_checkpoint(runner.work_dir)
-        raise UserError(
-            f'training ends: {what}; {f"the last checkpoint is {left}" if left else "no checkpoint is left"}'
-        )
+        weights = [name for name, value in checkpoint['state_dict'].items() if not value.isfinite().all()]
+        if weights:
+            _stop(runner, f'{len(weights)} weights are not finite after iteration {runner.iter + 1}: {weights[0]}')
 
 
-def _images(data_batch: dict | None) -> list[str]:
-    samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else None
-    return [sample.get('img_path') for sample in samples or [] if sample.get('img_path')]
-
-
-def _is(names: Sequence[str]) -> str:
-    return 'is' if len(names) == 1 else 'are'
+def _stop(runner: Runner, reason: str) -> None:
+    last = latest_checkpoint(runner.work_dir)
+    raise UserError(
+        f'training stops: {reason}; {f"the last checkpoint is {last}" if last else "there is no checkpoint"}'
+    )

@@ -1,4 +1,4 @@
-"""Checkpoints that a run loads: each is read once, and must fit the model."""
+"""Checkpoints that a run starts or resumes from: each is read once and must fit the model."""
 
 import logging
 from typing import Any
@@ -16,22 +16,22 @@ from ..checkpoints.io import check_fit
 from ..errors import UserError
 from .checkpoint_hook import latest_checkpoint
 
-_read_ahead: dict[str, Any] = {}  # read by ``resume``, to be handed to MMEngine
+_read_ahead: dict[str, Any] = {}  # checkpoints that ``resume`` has read, for MMEngine
 
 
 def load_once(path: str, map_location: Any = None) -> Any:
-    """Load a checkpoint for MMEngine: what ``resume`` has read already, or else the file."""
+    """Load a checkpoint for MMEngine, without reading again what ``resume`` has just read."""
     return _read_ahead.pop(path) if path in _read_ahead else load_checkpoint(path, map_location)
 
 
 def resume(cfg: Config) -> None:
-    """Make a config resume from ``load_from``, or else from the latest checkpoint of its work directory, if any.
+    """Make a config resume from ``load_from``, or else from the latest checkpoint in its work directory, if any.
 
-    Unless the config sets a seed, it gets that of the checkpoint, which decided how data sets were shuffled.
+    If the config sets no seed, the seed of the checkpoint is used, because it determines how data is shuffled.
 
     Raises:
-        UserError: The checkpoint cannot be read, holds weights alone, or was not written by FSDP, which resumes only
-            its own checkpoints.
+        UserError: The checkpoint cannot be read, holds no training state, or was not written by FSDP although the
+            config uses it.
     """
     cfg.load_from = cfg.get('load_from') or latest_checkpoint(cfg.work_dir)
     cfg.resume = cfg.load_from is not None
@@ -41,27 +41,28 @@ def resume(cfg: Config) -> None:
     meta = saved.get('meta') if isinstance(saved, dict) and 'message_hub' in saved else None
     progress = [meta.get(key) for key in ('epoch', 'iter')] if isinstance(meta, dict) else [None]
     if not all(type(number) is int and number >= 0 for number in progress):
-        raise UserError(f'{cfg.load_from} holds weights and no training state to resume: start from it with load_from')
-    if cfg.get('strategy', {}).get('type') == 'ShardedStrategy' and not _has_named_state(saved):
-        raise UserError(f'{cfg.load_from} was not written by FSDP, which resumes its own: start from it with load_from')
+        raise UserError(f'{cfg.load_from} holds no training state to resume: start from its weights with load_from')
+    if cfg.get('strategy', {}).get('type') == 'ShardedStrategy' and not _is_indexed_by_name(saved.get('optimizer', {})):
+        raise UserError(
+            f'{cfg.load_from} was not written by FSDP, so FSDP cannot resume it: start from its weights with load_from'
+        )
     randomness = cfg.get('randomness') or {}
     if randomness.get('seed') is None:
         cfg.randomness = dict(randomness, seed=meta.get('seed'))
     _read_ahead[cfg.load_from] = saved
 
 
-def _has_named_state(saved: dict[str, Any]) -> bool:
-    """Whether a checkpoint's optimizer state is indexed by parameter names rather than numbers."""
-    groups = saved.get('optimizer', {}).get('param_groups', [])
+def _is_indexed_by_name(optimizer: dict[str, Any]) -> bool:
+    groups = optimizer.get('param_groups', [])
     return bool(groups) and all(isinstance(name, str) for group in groups for name in group['params'])
 
 
 @HOOKS.register_module()
 class DataOnlyHook(Hook):
-    """Removes the text of a config from a checkpoint's ``meta``, which MMEngine would run when training resumes.
+    """Removes ``meta['config']`` from loaded checkpoints, which MMEngine would run as Python code when it resumes.
 
-    MMEngine looks under ``config`` for the number of GPUs, which MMDetection 2 noted there. Its own checkpoints, this
-    package's included, have no such entry: they keep the config under ``cfg``, which resuming does not read.
+    MMEngine looks there for the number of GPUs that MMDetection 2 recorded. Newer checkpoints store the config as
+    ``meta['cfg']``, which MMEngine does not run.
     """
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -70,12 +71,11 @@ class DataOnlyHook(Hook):
 
 
 class LoadingHook(Hook):
-    """Checks that the checkpoint which MMEngine has just read fits the model; MMEngine would load whatever fits.
+    """Checks that a checkpoint which MMEngine has read fits the model; MMEngine itself would load any part that does.
 
     Args:
         path: The checkpoint, for messages.
-        partial: It starts a training, and some of it, such as a head for other classes, may be left out.
-            Default: False.
+        partial: Accept a checkpoint that fits in part, such as one whose head is for other classes. Default: False.
 
     Raises:
         WeightsError: The checkpoint does not fit.
@@ -87,7 +87,7 @@ class LoadingHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         state_dict = state_dict_of(checkpoint, self.path)
         if 'state_dict' not in checkpoint and isinstance(checkpoint.get('model'), dict):
-            raise WeightsError(f'{self.path} has weights under "model", and MMEngine looks for them under "state_dict"')
+            raise WeightsError(f'{self.path} has its weights under "model"; MMEngine expects them under "state_dict"')
         note = check_fit(state_dict, unwrapped(runner.model), self.path, self.partial)
         if note:
             print_log(note, 'current', logging.WARNING)

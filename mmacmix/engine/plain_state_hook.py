@@ -1,4 +1,4 @@
-"""Checkpoints that torch reads as data by default."""
+"""Checkpoints that ``torch.load`` reads with its default, ``weights_only=True``."""
 
 from typing import Any
 
@@ -11,10 +11,10 @@ from mmengine.runner import Runner
 
 @HOOKS.register_module()
 class PlainStateHook(Hook):
-    """Keeps MMEngine's log buffers in checkpoints as lists, and NumPy's numbers as Python's.
+    """Stores MMEngine's log buffers as lists and NumPy numbers as Python numbers in checkpoints.
 
-    torch 2.6 and newer refuses files that hold anything but tensors and plain values, unless a program names the types
-    first. So the hosts' own tools and inferencers, which do not, can read a checkpoint of this package's trainings.
+    By default, torch 2.6 and newer reads only tensors and plain values. Checkpoints in this form can therefore be read
+    by programs that do not allow further types, such as the hosts' own tools and inferencers.
     """
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -23,14 +23,14 @@ class PlainStateHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         hub = checkpoint.get('message_hub')
         if isinstance(hub, dict) and isinstance(hub.get('log_scalars'), dict):
-            buffers = hub['log_scalars'].items()
             hub['log_scalars'] = {
-                name: HistoryBuffer(**each) if isinstance(each, dict) else each for name, each in buffers
+                name: HistoryBuffer(**buffer) if isinstance(buffer, dict) else buffer
+                for name, buffer in hub['log_scalars'].items()
             }
 
 
 def plain(state: Any) -> Any:
-    """A nested state made of Python's own types alone, tensors aside."""
+    """Convert log buffers and NumPy values inside a nested state to Python's own types."""
     if isinstance(state, HistoryBuffer):
         log, count = state.data
         return dict(log_history=log.tolist(), count_history=count.tolist(), max_length=state.max_length)

@@ -1,4 +1,4 @@
-"""A training that was stopped goes on as if it had not been."""
+"""Resumes the random number generators together with training."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -11,22 +11,24 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from .plain_state_hook import plain
+
 
 @HOOKS.register_module()
 class RandomStateHook(Hook):
-    """Keeps the state of the random numbers in checkpoints and takes it up when training resumes.
+    """Saves the random state in checkpoints and restores it when training resumes.
 
-    On a CPU, in one process, a resumed training then ends with the weights, bit for bit, of one that ran through: with
-    MMEngine's loop by iterations always; with its loop by epochs, which resumes between epochs, unless
-    ``persistent_workers`` carry random numbers of their own from one epoch to the next. Of several processes only the
-    first one's state would be in a checkpoint, so none is taken up, and a warning says what will be different.
+    In one process on a CPU, resumed training then ends with exactly the weights of uninterrupted training. This holds
+    for MMEngine's iteration-based loop, and for its epoch-based loop, which resumes between epochs, unless
+    ``persistent_workers`` carry random state across epochs. A checkpoint holds the state of the first process only, so
+    nothing is restored if several processes run or wrote it; a warning then says how training will differ.
     """
 
     priority = 'VERY_LOW'
 
     def __init__(self) -> None:
         self._saved: dict[str, Any] | None = None
-        self._processes = 1  # those that the checkpoint is of
+        self._saved_processes = 1
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         checkpoint['random_state'] = random_state()
@@ -35,18 +37,24 @@ class RandomStateHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self._saved = checkpoint.get('random_state')
         meta = checkpoint.get('meta')
-        self._processes = meta.get('processes', 1) if isinstance(meta, dict) else 1
+        self._saved_processes = meta.get('processes', 1) if isinstance(meta, dict) else 1
 
     def before_train_epoch(self, runner: Runner) -> None:
         saved, self._saved = self._saved, None
+        if saved is None or not runner.iter:  # not resumed
+            return
+        before, now = self._saved_processes, get_world_size()
         loop = runner.train_loop
-        if saved is None or not runner.iter:  # without iterations nothing is resumed
-            return
-        processes = get_world_size()
-        if processes > 1 or self._processes > 1:
-            runner.logger.warning(f'Training {_what_changes(self._processes, processes)}')
-            return
-        if hasattr(loop, 'dataloader_iterator'):  # by iterations: the loop will first skip the batches that it had
+        if before != now:
+            runner.logger.warning(
+                f'Training continues in {now} processes instead of {before}: schedule and learning rate are those of '
+                'the checkpoint, but the number and choice of images per iteration and the random numbers differ'
+            )
+        elif now > 1:
+            runner.logger.warning(
+                f'Training continues with different random numbers: the random state of {now} processes is not saved'
+            )
+        elif hasattr(loop, 'dataloader_iterator'):  # the iteration-based loop first skips the batches it has seen
             loop.dataloader_iterator = _after(runner.iter, loop.dataloader_iterator, lambda: set_random_state(saved))
         else:
             set_random_state(saved)
@@ -55,31 +63,21 @@ class RandomStateHook(Hook):
         self._before_val = random_state()
 
     def after_val(self, runner: Runner) -> None:
-        set_random_state(self._before_val)  # a training that resumes at an evaluation leaves it out
-
-
-def _what_changes(before: int, now: int) -> str:
-    if before == now:
-        return f'goes on with other random numbers than it would have had: those of {now} processes are not kept'
-    return (
-        f'goes on with {now} instead of {before} processes: schedule and learning rate stay those of the checkpoint, '
-        'while an iteration takes another number of images, other ones, with other random numbers'
-    )
+        set_random_state(self._before_val)  # training that resumes from here does not repeat the evaluation
 
 
 def random_state() -> dict[str, Any]:
-    """The state of Python's, NumPy's and torch's random numbers, made of what ``torch.load`` takes for data."""
-    name, numbers, *rest = np.random.get_state()
+    """The random state of Python, NumPy and torch, in types that ``torch.load`` accepts as data."""
     return dict(
         python=random.getstate(),
-        numpy=(name, numbers.tolist(), *rest),
+        numpy=plain(np.random.get_state()),
         torch=torch.get_rng_state(),
         cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     )
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Take up what ``random_state`` gave."""
+    """Restore a state returned by ``random_state``."""
     random.setstate(state['python'])
     np.random.set_state(state['numpy'])
     torch.set_rng_state(state['torch'].cpu())
@@ -88,7 +86,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 def _after(number: int, items: Iterator, call: Callable[[], None]) -> Iterator:
-    """The items, with a call after so many of them."""
+    """The items, calling ``call`` once after the first ``number`` of them."""
     for _ in range(number):
         yield next(items)
     call()

@@ -1,4 +1,4 @@
-"""MMEngine's runners with what this package adds: checks before long work, atomic checkpoints, records of the run."""
+"""MMEngine's runners, extended by early checks, atomic checkpoints and reports."""
 
 import logging
 import os
@@ -24,7 +24,7 @@ from .plain_state_hook import PlainStateHook
 from .processes import prepare_processes
 from .random_state_hook import RandomStateHook
 
-# How to get a data set, by the folder that the configs of this package look for it in.
+# How to get a data set, by the name of its folder in this package's configs.
 _SOURCES = {
     'ADEChallengeData2016': 'get ADEChallengeData2016.zip from http://sceneparsing.csail.mit.edu and unpack it there',
     'coco': 'get COCO 2017 from https://cocodataset.org and unpack train2017, val2017 and annotations there',
@@ -33,14 +33,14 @@ _SOURCES = {
 
 
 def build_runner(cfg: Config, dataloaders: Sequence[str]) -> Runner:
-    """Build a runner whose data, model and checkpoint are known to be usable.
+    """Build a runner, and with it the data and the model, so that mistakes show before long work starts.
 
     Args:
         cfg: The config.
         dataloaders: Keys of the dataloaders that will be used.
 
     Raises:
-        UserError: Data is missing, or the config does not describe something that can be built.
+        UserError: Data is missing, or the config cannot be built.
     """
     new_options = cfg.pop('new_options', [])
     check_host(cfg.get('default_scope'))
@@ -49,14 +49,14 @@ def build_runner(cfg: Config, dataloaders: Sequence[str]) -> Runner:
     if training:
         _write_atomic_checkpoints(cfg)
     else:
-        for name in ('runner_type', 'strategy'):  # FSDP is for training; its checkpoints are ordinary ones
+        for name in ('runner_type', 'strategy'):  # FSDP is for training only; its checkpoints are ordinary ones
             cfg.pop(name, None)
     prepare_processes(cfg)
     _report_classes(cfg)
     try:
         runner = checked_runner(RUNNERS.get(cfg.get('runner_type', 'Runner'))).from_cfg(cfg)
         loops = [getattr(runner, name.replace('dataloader', 'loop')) for name in dataloaders]
-        if isinstance(runner, FlexibleRunner):  # builds them when it runs, too late to end with a sentence
+        if isinstance(runner, FlexibleRunner):
             runner.model = runner.strategy.build_model(runner.model)
             runner.strategy.build_optim_wrapper(runner.optim_wrapper, runner.model)
         elif training:
@@ -72,13 +72,13 @@ def build_runner(cfg: Config, dataloaders: Sequence[str]) -> Runner:
     guard_scalars(runner.visualizer)
     runner.register_hook(LoadingHook(cfg.get('load_from'), partial=training and not cfg.get('resume')))
     for hook in (DataOnlyHook, PlainStateHook, ResultsHook, RandomStateHook, FiniteHook, PathWeightsHook):
-        if not any(isinstance(each, hook) for each in runner.hooks):  # the config may have one of its own
+        if not any(isinstance(each, hook) for each in runner.hooks):  # unless the config adds it
             runner.register_hook(hook())
     return runner
 
 
 def checked_runner(runner_type: type[Runner] | type[FlexibleRunner]) -> type:
-    """Make a runner class that checks data sets as it builds them, before the dataloader's workers start."""
+    """A subclass of a runner that checks data sets before the dataloader's workers start."""
 
     class CheckedRunner(runner_type):
         @staticmethod
@@ -93,24 +93,26 @@ def checked_runner(runner_type: type[Runner] | type[FlexibleRunner]) -> type:
     return CheckedRunner
 
 
+def evaluators_of(cfg: Config, name: str) -> list[dict]:
+    """The evaluators under ``name``, which may be one, a list or missing."""
+    evaluators = cfg.get(name) or []
+    return evaluators if isinstance(evaluators, list) else [evaluators]
+
+
 def _report_classes(cfg: Config) -> None:
-    """Let MMSegmentation's metric return the IoU of each class, too."""
-    for name in ('val_evaluator', 'test_evaluator'):
-        evaluators = cfg.get(name) or []
-        for evaluator in evaluators if isinstance(evaluators, list) else [evaluators]:
-            if evaluator.get('type') == 'IoUMetric':
-                evaluator['type'] = 'ClassIoUMetric'
-                cfg.setdefault('custom_imports', dict(imports=[], allow_failed_imports=False))
-                imports = [*cfg.custom_imports['imports'], 'mmacmix.reporting.class_iou']
-                cfg.custom_imports['imports'] = list(dict.fromkeys(imports))
-                import_modules_from_strings(**cfg.custom_imports)
+    """Replace MMSegmentation's metric by one that also returns the IoU of each class."""
+    for evaluator in evaluators_of(cfg, 'val_evaluator') + evaluators_of(cfg, 'test_evaluator'):
+        if evaluator.get('type') == 'IoUMetric':
+            evaluator['type'] = 'ClassIoUMetric'
+            cfg.setdefault('custom_imports', dict(imports=[], allow_failed_imports=False))
+            imports = dict.fromkeys([*cfg.custom_imports['imports'], 'mmacmix.reporting.class_iou'])
+            cfg.custom_imports['imports'] = list(imports)
+            import_modules_from_strings(**cfg.custom_imports)
 
 
 def _write_atomic_checkpoints(cfg: Config) -> None:
-    if 'checkpoint' not in cfg.get('default_hooks', {}):
-        cfg.merge_from_dict(
-            {'default_hooks.checkpoint': dict(type='CheckpointHook', interval=1)}
-        )  # the Runner's default
+    if 'checkpoint' not in cfg.get('default_hooks', {}):  # as the Runner's default
+        cfg.merge_from_dict({'default_hooks.checkpoint': dict(type='CheckpointHook', interval=1)})
     hook = cfg.default_hooks.checkpoint
     if hook and hook.get('type') == 'CheckpointHook':
         hook.type = 'AtomicCheckpointHook'
@@ -121,30 +123,25 @@ def check_data(cfg: Config, dataloaders: Sequence[str]) -> None:
 
     A data set whose predictions are evaluated against another annotation file gets a warning.
 
-    Args:
-        cfg: The config.
-        dataloaders: Keys of the dataloaders that will be used.
-
     Raises:
-        UserError: Files or folders are missing or empty.
+        UserError: A file or folder is missing, or a folder is empty.
     """
     for name in dataloaders:
-        evaluators = cfg.get(name.replace('dataloader', 'evaluator')) or []
-        truths = [each.get('ann_file') for each in (evaluators if isinstance(evaluators, list) else [evaluators])]
         for dataset in innermost((cfg.get(name) or {}).get('dataset')):
             root = dataset.get('data_root') or ''
             paths = [dataset.get('ann_file'), *(dataset.get('data_prefix') or {}).values()]
             for path in (os.path.join(root, path) for path in paths if path):
                 if '://' not in path and not os.path.exists(path):
+                    source = _SOURCES.get(Path(root).name, 'get the data set')
                     raise UserError(
-                        f'{name} looks for {path} in {os.getcwd()} and it is not there: '
-                        f'{_SOURCES.get(Path(root).name, "get the data set")}, '
-                        f'or make {root or path} a link to where you have it'
+                        f'{name} needs {path}, which does not exist in {os.getcwd()}: {source}, '
+                        f'or make {root or path} a link to your copy'
                     )
                 if os.path.isdir(path) and not any(os.scandir(path)):
-                    raise UserError(f'{name} looks for images or maps in {path} and it is empty')
+                    raise UserError(f'{name} reads images or maps from {path}, which is empty')
             own = os.path.join(root, dataset.get('ann_file') or '')
-            for truth in filter(None, truths):
+            for evaluator in evaluators_of(cfg, name.replace('dataloader', 'evaluator')):
+                truth = evaluator.get('ann_file') or ''
                 if os.path.isfile(own) and os.path.isfile(truth) and not os.path.samefile(own, truth):
-                    note = f'{name} reads {own} and its results are compared with {truth}: are they of the same images?'
+                    note = f'{name} reads {own}, but its evaluator reads {truth}: do they describe the same images?'
                     print_log(note, 'current', logging.WARNING)

@@ -1,4 +1,4 @@
-"""A trained network on images and videos without annotations."""
+"""Inference with trained detectors and segmentors on images and videos."""
 
 from ..versions import check_openmmlab
 

@@ -1,7 +1,7 @@
-"""Files in, files out."""
+"""Inference from files to files."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,118 +18,104 @@ from .predictor import Predictor
 
 
 def infer(predictor: Predictor, media: Sequence[Medium], folder: Path, score_thr: float = 0.3) -> list[str]:
-    """Write what a network finds in images and videos into a folder.
+    """Write the predictions for images and videos to a folder.
 
-    ``overlays/``: pictures (PNG) and videos (MP4) with the predictions drawn in. Of a detector ``predictions.json``, in
-    COCO's format: ``images`` (of a video one a frame), ``categories``, numbered from 1, and ``annotations``, with a
-    ``score`` and, where the detector gives masks, a ``segmentation``. Of a segmentor ``maps/``: palette PNGs of each
-    pixel's class.
+    ``overlays/`` gets images (PNG) and videos (MP4) with the predictions drawn. A detector also writes
+    ``predictions.json`` in COCO's format: ``images`` (one per video frame), ``categories`` numbered from 1, and
+    ``annotations`` with a ``score`` and, if the detector predicts masks, a ``segmentation``. A segmentor also writes
+    ``maps/``, label maps as palette PNGs.
 
     Args:
         predictor: The network.
         media: From ``mmacmix.inference.find_media``.
-        folder: Where to write.
-        score_thr: Objects with lower scores are not drawn; ``predictions.json`` has them all. Default: 0.3.
+        folder: Output folder.
+        score_thr: Objects with lower scores are not drawn; ``predictions.json`` has all of them. Default: 0.3.
 
     Returns:
-        A sentence for each file that could not be read, or not to its end, or that the network failed on.
+        A sentence for each file that could not be read completely or on which the network failed.
     """
-    problems, detections = [], _Detections(predictor.classes)
+    problems: list[str] = []
+    categories = [dict(id=index, name=name) for index, name in enumerate(predictor.classes, 1)]
+    coco: dict[str, list] = dict(images=[], categories=categories, annotations=[])
     progress = ProgressBar(sum(map(len, media)))
     try:
         for medium in media:
             done, frames = progress.completed, len(medium)
             try:
-                with closing(_Overlays(folder / 'overlays', medium)) as overlays:
+                with closing(_Overlay(folder / 'overlays', medium)) as overlay:
                     for index, image in enumerate(medium.frames()):
                         sample = predictor(image)
-                        overlays.add(predictor.draw(image, sample, score_thr, legend=not medium.is_video))
-                        frame = dict(frame=index) if medium.is_video else {}
+                        overlay.add(predictor.draw(image, sample, score_thr, legend=not medium.is_video))
                         if 'pred_instances' in sample:
-                            detections.add(medium.path, image.shape, sample, frame)
+                            frame = dict(frame=index) if medium.is_video else {}
+                            _add_detections(coco, sample, image.shape, file_name=str(medium.path), **frame)
                         else:
-                            name = f'{medium.name}/{index:06}' if frame else medium.name
+                            name = f'{medium.name}/{index:06}' if medium.is_video else medium.name
                             _write_map(folder / 'maps' / f'{name}.png', sample, predictor.palette)
                         progress.update()
                 if progress.completed - done < frames:
                     problems.append(f'{medium.path} ends after {progress.completed - done} of {frames} frames')
             except MediumError as error:
                 problems.append(str(error))
-            except Exception as error:  # of any kind: one image must not end the work on all others
+            except Exception as error:  # a failure on one file must not stop the rest
                 problems.append(f'{medium.path}: {type(error).__name__} {error}')
             if progress.completed < done + frames:
                 progress.update(done + frames - progress.completed)
-    finally:  # what is there by then is not lost
-        if detections.images:
+    finally:  # keeps the results after an interruption
+        if coco['images']:
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / 'predictions.json').write_text(json.dumps(detections.as_coco()))
+            (folder / 'predictions.json').write_text(json.dumps(coco))
     return problems
 
 
-class _Overlays:
-    """Pictures of one medium: an image file or a video."""
+class _Overlay:
+    """Writer of an image file or a video."""
 
     def __init__(self, folder: Path, medium: Medium) -> None:
         self._path = folder / f'{medium.name}{".mp4" if medium.is_video else ".png"}'
         self._rate = (mmcv.VideoReader(str(medium.path)).fps or 25) if medium.is_video else None
-        self._video: cv2.VideoWriter | None = None
+        self._video = cv2.VideoWriter()  # opened with the size of the first frame
 
     def add(self, picture: np.ndarray) -> None:
         if self._rate is None:
             mmcv.imwrite(picture, str(self._path))
             return
-        if self._video is None:
+        if not self._video.isOpened():
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            kind = cv2.VideoWriter_fourcc(*'mp4v')
-            self._video = cv2.VideoWriter(str(self._path), kind, self._rate, picture.shape[1::-1])
-            if not self._video.isOpened():
+            codec = cv2.VideoWriter_fourcc(*'mp4v')
+            if not self._video.open(str(self._path), codec, self._rate, picture.shape[1::-1]):
                 raise MediumError(f'OpenCV cannot write {self._path}')
         self._video.write(picture)
 
     def close(self) -> None:
-        if self._video is not None:
-            self._video.release()
+        self._video.release()
 
 
-class _Detections:
-    """Objects in COCO's format."""
+def _add_detections(coco: dict[str, list], sample: BaseDataElement, shape: Sequence[int], **image: Any) -> None:
+    from pycocotools import mask as mask_api
 
-    def __init__(self, classes: Sequence[str]) -> None:
-        self._categories = [dict(id=index, name=name) for index, name in enumerate(classes, 1)]
-        self.images: list[dict[str, Any]] = []
-        self._annotations: list[dict[str, Any]] = []
-
-    def add(self, path: Path, shape: Sequence[int], sample: BaseDataElement, frame: dict[str, int]) -> None:
-        image = len(self.images) + 1
-        self.images.append(dict(id=image, file_name=str(path), height=shape[0], width=shape[1], **frame))
-        for entry in _entries(sample):
-            self._annotations.append(dict(id=len(self._annotations) + 1, image_id=image, iscrowd=0, **entry))
-
-    def as_coco(self) -> dict[str, list]:
-        return dict(images=self.images, categories=self._categories, annotations=self._annotations)
-
-
-def _entries(sample: BaseDataElement) -> Iterator[dict[str, Any]]:
-    from pycocotools import mask as codec
-
+    image_id = len(coco['images']) + 1
+    coco['images'].append(dict(id=image_id, height=shape[0], width=shape[1], **image))
     objects = sample.pred_instances.cpu().numpy()
     for index, (left, top, right, bottom) in enumerate(objects.bboxes.tolist()):
         entry = dict(
+            id=len(coco['annotations']) + 1,
+            image_id=image_id,
             category_id=int(objects.labels[index]) + 1,
             bbox=[left, top, right - left, bottom - top],
+            area=(right - left) * (bottom - top),
             score=float(objects.scores[index]),
+            iscrowd=0,
         )
         if 'masks' in objects:
-            encoded = codec.encode(np.asfortranarray(objects.masks[index], dtype=np.uint8))
-            entry['area'] = float(codec.area(encoded))
-            entry['segmentation'] = dict(size=encoded['size'], counts=encoded['counts'].decode())
-        else:
-            entry['area'] = (right - left) * (bottom - top)
-        yield entry
+            rle = mask_api.encode(np.asfortranarray(objects.masks[index], dtype=np.uint8))
+            entry['area'] = float(mask_api.area(rle))
+            entry['segmentation'] = dict(size=rle['size'], counts=rle['counts'].decode())
+        coco['annotations'].append(entry)
 
 
 def _write_map(path: Path, sample: BaseDataElement, palette: Sequence[Sequence[int]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(sample.pred_sem_seg.data[0].cpu().numpy().astype(np.uint8))
-    image.putpalette([part for color in palette for part in color])
+    image.putpalette([channel for color in palette for channel in color])
     image.save(path)

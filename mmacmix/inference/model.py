@@ -1,4 +1,4 @@
-"""The network of a config."""
+"""Building the network of a config."""
 
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
@@ -10,10 +10,10 @@ from ..versions import check_host
 
 
 def build_model(cfg: Config) -> nn.Module:
-    """Build a config's network with its initial weights; checkpoints that the config names are not loaded.
+    """Build a config's network with its initial weights, without loading checkpoints that the config names.
 
     Raises:
-        UserError: The config does not describe a network.
+        UserError: The network cannot be built.
     """
     check_host(cfg.get('default_scope'))
     try:

@@ -1,75 +1,68 @@
 """Layers that can replace a convolution."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
 from ..ops import check_integers, check_window
 
+Size = int | Sequence[int]  # of a square: a number, or two equal ones
+
 
 class ConvSignature:
-    """The attributes of a square ``torch.nn.Conv2d`` whose padding keeps the size of the map, divided by the stride."""
+    """The arguments and attributes of a square ``torch.nn.Conv2d`` with "same" padding.
 
-    transposed = False  # mmcv's ConvModule reads these two
+    A mixin, listed before the class of the module, which gets the remaining keyword arguments.
+
+    Raises:
+        ValueError: A size is out of range, or the padding would change the size of the map.
+    """
+
+    has_groups = False
+    transposed = False  # read by mmcv's ConvModule, as is output_padding
     output_padding = 0
 
-    def set_signature(
+    def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | Sequence[int],
-        stride: int | Sequence[int],
-        padding: int | Sequence[int] | None,
-        dilation: int | Sequence[int],
+        kernel_size: Size,
+        stride: Size,
+        padding: Size | None,
+        dilation: Size,
         groups: int,
+        **options: Any,
     ) -> None:
-        """Check a convolution's arguments and set its attributes.
-
-        Raises:
-            ValueError: A size is out of range, or the padding would change the size of the map.
-        """
+        super().__init__(**options)
         check_integers(in_channels=in_channels, out_channels=out_channels, groups=groups)
-        kernel_size, stride, dilation = (
-            self._square(name, value)
-            for name, value in (('kernel_size', kernel_size), ('stride', stride), ('dilation', dilation))
-        )
+        kernel_size = self._side('kernel_size', kernel_size)
+        stride, dilation = self._side('stride', stride), self._side('dilation', dilation)
         check_window(kernel_size, stride, dilation)
         same = kernel_size // 2 * dilation
-        if padding is not None and self._square('padding', padding) != same:
+        name = type(self).__name__
+        if padding is not None and self._side('padding', padding) != same:
             raise ValueError(
-                f'{type(self).__name__} keeps the size of its input: with kernel_size {kernel_size} and dilation '
-                f'{dilation} padding must be {same}, got {padding!r}'
+                f'{name} keeps the size of its input: with kernel_size {kernel_size} and dilation {dilation} padding '
+                f'must be {same}, got {padding!r}'
             )
+        if groups != 1 and not self.has_groups:
+            raise ValueError(f'{name} has no groups: groups must be 1, got {groups!r}')
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride, self.dilation = (kernel_size,) * 2, (stride,) * 2, (dilation,) * 2
         self.padding = (same, same)
 
-    def _square(self, name: str, value: int | Sequence[int]) -> int:
-        """The number given as one int or as a pair of equal ints."""
-        if not isinstance(value, Sequence):
-            return value
-        if isinstance(value, str) or len(value) != 2 or value[0] != value[1]:
+    def _side(self, name: str, size: Size) -> int:
+        if not isinstance(size, Sequence):
+            return size
+        if isinstance(size, str) or len(size) != 2 or size[0] != size[1]:
             raise ValueError(
-                f'{type(self).__name__} is square: {name} must be one number or two equal ones, got {value!r}'
+                f'{type(self).__name__} is square: {name} must be one number or two equal ones, got {size!r}'
             )
-        return value[0]
-
-    def check_groups(self) -> None:
-        """Check that ``groups`` is 1.
-
-        Raises:
-            ValueError: It is not.
-        """
-        if self.groups != 1:
-            raise ValueError(f'{type(self).__name__} has no groups: groups must be 1, got {self.groups!r}')
+        return size[0]
 
     def check_input(self, x: Tensor) -> None:
-        """Check the input of ``forward``.
-
-        Raises:
-            TypeError: It is not a tensor.
-            ValueError: It is not ``(B, in_channels, H, W)``, or has no pixels.
-        """
+        """Raise ``TypeError`` unless ``x`` is a tensor, and ``ValueError`` unless it is a map with pixels."""
         name = type(self).__name__
         if not isinstance(x, Tensor):
             raise TypeError(f'{name} takes a tensor, got {type(x).__name__}')
@@ -77,7 +70,5 @@ class ConvSignature:
             raise ValueError(f'{name} takes (B, {self.in_channels}, H, W), H and W at least 1, got {tuple(x.shape)}')
 
     def extra_repr(self) -> str:
-        return (
-            f'{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, '
-            f'dilation={self.dilation}'
-        )
+        sizes = f'kernel_size={self.kernel_size}, stride={self.stride}, dilation={self.dilation}'
+        return f'{self.in_channels}, {self.out_channels}, {sizes}'

@@ -1,4 +1,4 @@
-"""The base class of all layers: a mixture of attention and convolution that reports its own cost and paths."""
+"""The base class of all layers: attention and convolution, and reports of cost, paths and attention maps."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -20,9 +20,10 @@ class Macs(NamedTuple):
 
 
 class MixingLayer(nn.Module):
-    """A layer with an attention path and a convolution path; reports, benchmarks and tests rely on its methods."""
+    """A layer with an attention path and a convolution path."""
 
-    #: Modules and parameters that both paths share, and those of the convolution path; the rest is the attention's.
+    #: Names of submodules and parameters that both paths share, and of those of the convolution path. All others belong
+    #: to the attention path.
     projections: tuple[str, ...] = ()
     convolution: tuple[str, ...] = ()
     has_attention = True
@@ -36,23 +37,23 @@ class MixingLayer(nn.Module):
 
     @staticmethod
     def recomputed(path: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """``path(x)``, which keeps only ``x`` for backward and computes its intermediate maps again there.
+        """``path(x)``, whose intermediate maps are recomputed in the backward pass instead of stored.
 
-        For a path whose intermediate maps are larger than its input and cheap to recompute.
+        For paths with intermediate maps that are larger than ``x`` and cheap to compute.
         """
         if not torch.is_grad_enabled() or is_exporting():
             return path(x)
         return checkpoint(path, x, use_reentrant=False, preserve_rng_state=False)
 
     def paths(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What attention and convolution each contribute to the layer's output."""
+        """The contributions of attention and convolution to the layer's output."""
         raise NotImplementedError
 
     def macs(self, shape: Sequence[int]) -> Macs:
-        """Multiply-adds that the operator is defined by, independent of how a backend computes it.
+        """Multiply-adds in the operator's definition, whatever the backend.
 
-        Projections, matrix products of the attention, the convolution path; normalisation, softmax and sums are not
-        counted.
+        Counted are projections, matrix products of the attention, and the convolution path; normalisation, softmax and
+        sums are not.
 
         Args:
             shape: Shape of the input.
@@ -60,14 +61,14 @@ class MixingLayer(nn.Module):
         raise NotImplementedError
 
     def attention_map(self, x: Tensor, relative_position: tuple[float, float]) -> Tensor:
-        """The attention that one output pixel of the first image pays to each input pixel: ``(heads, H, W)``.
+        """The attention weights of one output pixel of the first image: ``(heads, H, W)``.
 
-        The weights of a head sum to 1, except for what falls on padding. An attention's output is linear in the
-        values, so its weights are the derivative of the output with respect to the values.
+        Attention is linear in the values, so the weights are the derivative of its output with respect to the values.
+        With a softmax, they sum to 1 in each head, less the weights of padded pixels.
 
         Args:
             x: The layer's input.
-            relative_position: Of the pixel, from the top and from the left, each from 0 to less than 1.
+            relative_position: Position of the output pixel from the top and from the left, each from 0 to less than 1.
         """
         with torch.no_grad():
             values, attend = self.attention_of(x[:1])
@@ -78,28 +79,24 @@ class MixingLayer(nn.Module):
             return torch.autograd.grad(out[0, :, 0, row, column].sum(), values)[0][0, :, 0]
 
     def attention_of(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """The layer's attention to an input, as a function of the values alone.
+        """The attention to ``x`` as a function of the values alone.
 
         Returns:
-            Any values of the right shape, ``(B, heads, d, H, W)``, and the function, which maps them to
+            A tensor of the values' shape, ``(B, heads, d, H, W)``, and the function, from values to outputs
             ``(B, heads, d, h, w)``.
         """
         raise NotImplementedError
 
     def check_fusable(self) -> None:
-        """Check that ``fuse`` gives a layer with equal outputs.
-
-        Raises:
-            ValueError: It would not.
-        """
+        """Raise ``ValueError`` if ``fuse`` cannot preserve the layer's outputs."""
 
     def fuse(self, norm: _BatchNorm | None = None) -> nn.Module:
-        """Merge what is linear, for inference.
+        """Merge linear operations for inference.
 
         Args:
-            norm: A batch normalisation after the layer, to be merged too, or None. Default: None.
+            norm: A batch normalisation after the layer to merge as well, or None. Default: None.
 
         Returns:
-            The module that replaces the layer and ``norm``, or this layer itself, in which nothing is merged.
+            The replacement of the layer and ``norm``, or the unchanged layer, which leaves ``norm`` in place.
         """
         return self

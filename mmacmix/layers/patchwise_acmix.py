@@ -1,6 +1,7 @@
 """SAN's patchwise self-attention with ACmix's second path (arXiv 2111.14556, table 2; SAN: arXiv 2004.13621)."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,28 +17,26 @@ from .two_paths import TwoPaths
 class PatchwiseACmix(TwoPaths):
     """Attention whose weights a small network computes from the whole patch, plus a 3x3 convolution.
 
-    Patchwise self-attention has no softmax: a network of two layers maps a pixel's query and the keys of its window
-    to the weights of that window, which ``share`` channels have in common. Borders are reflected.
+    Patchwise self-attention has no softmax: a network of two layers maps a pixel's query and the keys of its window to
+    the window's weights, which groups of ``share`` channels have in common. Borders are reflected.
 
-    A reconstruction: no code of ACmix-SAN was published. Query and key have a quarter of the value's channels. In the
-    convolution path each index of ``head_dim`` mixes one channel of the query, one of the key and ``num_heads`` of the
-    value; it has no projections of its own.
+    A reconstruction: no code of ACmix-SAN was published. Query and key have ``1 / num_heads`` of the value's channels.
+    The convolution path has no projections of its own; for each index of ``head_dim`` it mixes one channel of the
+    query, one of the key and ``num_heads`` of the value.
 
     Args:
         in_channels: Channels of the input.
         channels: Channels of the output, a multiple of ``num_heads`` and of ``share``; query and key have
             ``channels / num_heads``.
         attention_kernel_size: Side of the attention window, odd. Default: 7.
-        num_heads: Channels of the value per channel of the key in the convolution path. Default: 4.
+        num_heads: Channels of the value per channel of the key. Default: 4.
         share: Channels that share an attention weight. Default: 8.
         norm_cfg: Normalisation inside the network that computes the weights, see
             ``mmacmix.layers.normalization.build_norm``. Default: ``dict(type='BN')``.
-        rates: Rates of attention and convolution, see ``mmacmix.layers.TwoPaths``. Default: ``(0.5, 0.5)``.
-        learn_rates: Learn the rates; if not, a path with rate 0 is left out. Default: True.
-        shift_form: Kernels of the convolution path, see ``mmacmix.layers.ShiftConv``. Default: ``'group'``.
+        paths: ``rates``, ``learn_rates`` and ``shift_form``, see ``mmacmix.layers.TwoPaths``.
 
     Raises:
-        ValueError: A size is out of range, or two of them do not fit together.
+        ValueError: A size is out of range, or two sizes are incompatible.
     """
 
     def __init__(
@@ -48,46 +47,44 @@ class PatchwiseACmix(TwoPaths):
         num_heads: int = 4,
         share: int = 8,
         norm_cfg: dict = dict(type='BN'),
-        rates: Sequence[float] = (0.5, 0.5),
-        learn_rates: bool = True,
-        shift_form: str = 'group',
+        **paths: Any,
     ) -> None:
-        super().__init__(rates, learn_rates)
+        super().__init__(**paths)
         check_window(attention_kernel_size, name='attention_kernel_size')
         check_integers(in_channels=in_channels, channels=channels, num_heads=num_heads, share=share)
         check_multiple('num_heads', num_heads, channels=channels)
         check_multiple('share', share, channels=channels)
         self.attention_kernel_size = attention_kernel_size
-        head_dim, groups, places = channels // num_heads, channels // share, attention_kernel_size**2
+        head_dim, groups, positions = channels // num_heads, channels // share, attention_kernel_size**2
         self.query = nn.Conv2d(in_channels, head_dim, 1)
         self.key = nn.Conv2d(in_channels, head_dim, 1)
         self.value = nn.Conv2d(in_channels, channels, 1)
         if self.has_attention:
-            seen = head_dim * (places + 1)
+            inputs = head_dim * (1 + positions)
             self.weights = nn.Sequential(
-                build_norm(norm_cfg, seen),
+                build_norm(norm_cfg, inputs),
                 nn.ReLU(inplace=True),
-                nn.Conv2d(seen, groups, 1, bias=False),
+                nn.Conv2d(inputs, groups, 1, bias=False),
                 build_norm(norm_cfg, groups),
                 nn.ReLU(inplace=True),
-                nn.Conv2d(groups, groups * places, 1),
+                nn.Conv2d(groups, groups * positions, 1),
             )
         if self.has_convolution:
-            self.shift_conv = ShiftConv(num_heads, head_dim, inputs=2 + num_heads, form=shift_form)
+            self.shift_conv = ShiftConv(num_heads, head_dim, inputs=2 + num_heads, form=self.shift_form)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, in_channels, H, W)`` to ``(B, channels, H, W)``."""
         query, key, value = self.query(x), self.key(x), self.value(x)
         out = 0
         if self.has_attention:
-            # Scaling the values scales their weighted sum, which could otherwise overflow float16.
-            out = self._attention(query, key, self.attention_rate * value)
+            # Attention is linear in the values; scaling the output instead could overflow float16.
+            out = aggregate(self.attention_rate * value, self._weights(query, key), self.attention_kernel_size)
         if self.has_convolution:
             out = out + self.conv_rate * self.shift_conv.of_projections(torch.cat((query, key, value), 1))
         return out
 
     def attention_of(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """Groups of channels that share their weights take the place of heads."""
+        """As in the base class, with groups of channels that share weights as heads."""
         weights = self._weights(self.query(x), self.key(x))
         values = weights.new_zeros(len(x), weights.shape[1], 1, *x.shape[2:])
         return values, lambda value: aggregate(value[:, :, 0], weights, self.attention_kernel_size)[:, :, None]
@@ -103,12 +100,8 @@ class PatchwiseACmix(TwoPaths):
             convolution = self.shift_conv.macs(1, 1)
         return Macs(*(pixels * part for part in (projections, attention, convolution)))
 
-    def _attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return aggregate(value, self._weights(query, key), self.attention_kernel_size)
-
     def _weights(self, query: Tensor, key: Tensor) -> Tensor:
         """``(B, groups, k^2, H, W)``."""
         side = self.attention_kernel_size
-        # The layout of nn.Unfold: all window positions of a channel side by side.
-        patch = torch.stack(windows(key, side), 2).flatten(1, 2)
+        patch = torch.stack(windows(key, side), 2).flatten(1, 2)  # channels, then window positions, as nn.Unfold
         return self.weights(torch.cat((query, patch), 1)).unflatten(1, (-1, side**2))

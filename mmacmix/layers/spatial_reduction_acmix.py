@@ -1,6 +1,7 @@
 """PVT's spatial-reduction attention with ACmix's second path (arXiv 2111.14556, table 2; PVT: arXiv 2102.12122)."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,24 +21,22 @@ class SpatialReductionACmix(TwoPaths):
     The output is ``attention_rate * proj(attention) + conv_rate * convolution``. With rates 1 and 0 it is plain PVT.
 
     A reconstruction: no code of ACmix-PVT was published. The convolution path runs at full resolution; key and value
-    of the reduced map are upsampled bilinearly instead of projected once more, as the published sizes imply. As in
-    ACmix-Swin, the fully connected layer has a bias, and only the attention path has the output projection ``proj``.
+    of the reduced map are upsampled bilinearly instead of projected again, which agrees with the published sizes. As
+    in ACmix-Swin, the fully connected layer has a bias, and only the attention has an output projection, ``proj``.
 
     Args:
         channels: Channels of the input and the output, a multiple of ``num_heads``.
         num_heads: Attention heads.
-        sr_ratio: Spatial reduction: side in pixels of the patches that share one key and one value. Default: 1.
+        sr_ratio: Spatial reduction: side in pixels of the patches that share a key and a value. Default: 1.
         qkv_bias: Bias of the projections to query, key and value. Default: True.
         attn_drop_rate: Dropout of the attention weights. Default: 0.
         drop_rate: Dropout of the output. Default: 0.
         norm_cfg: Normalisation of the reduced map, see ``mmacmix.layers.normalization.build_norm``.
             Default: ``dict(type='LN', eps=1e-6)``.
-        rates: Rates of attention and convolution, see ``mmacmix.layers.TwoPaths``. Default: ``(0.5, 0.5)``.
-        learn_rates: Learn the rates; if not, a path with rate 0 is left out. Default: True.
-        shift_form: Kernels of the convolution path, see ``mmacmix.layers.ShiftConv``. Default: ``'group'``.
+        paths: ``rates``, ``learn_rates`` and ``shift_form``, see ``mmacmix.layers.TwoPaths``.
 
     Raises:
-        ValueError: A size is out of range, or two of them do not fit together.
+        ValueError: A size is out of range, or two sizes are incompatible.
     """
 
     projections = ('query', 'key_value')
@@ -51,11 +50,9 @@ class SpatialReductionACmix(TwoPaths):
         attn_drop_rate: float = 0.0,
         drop_rate: float = 0.0,
         norm_cfg: dict = dict(type='LN', eps=1e-6),
-        rates: Sequence[float] = (0.5, 0.5),
-        learn_rates: bool = True,
-        shift_form: str = 'group',
+        **paths: Any,
     ) -> None:
-        super().__init__(rates, learn_rates)
+        super().__init__(**paths)
         check_integers(channels=channels, num_heads=num_heads, sr_ratio=sr_ratio)
         check_multiple('num_heads', num_heads, channels=channels)
         check_probabilities(attn_drop_rate=attn_drop_rate, drop_rate=drop_rate)
@@ -68,7 +65,7 @@ class SpatialReductionACmix(TwoPaths):
         if self.has_attention:
             self.proj = nn.Linear(channels, channels)
         if self.has_convolution:
-            self.shift_conv = ShiftConv(num_heads, channels // num_heads, mixing_bias=True, form=shift_form)
+            self.shift_conv = ShiftConv(num_heads, channels // num_heads, mixing_bias=True, form=self.shift_form)
         self.drop = nn.Dropout(drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,7 +84,7 @@ class SpatialReductionACmix(TwoPaths):
 
         def attend(value: Tensor) -> Tensor:
             value = value.flatten(1, 2)
-            if self.sr_ratio > 1:  # a reduced pixel stands for the mean of its patch
+            if self.sr_ratio > 1:  # the pixels of a patch share its weight
                 value = F.avg_pool2d(pad_to_patch(value, self.sr_ratio), self.sr_ratio)
             out = self._attention(query, key, value.permute(0, 2, 3, 1))
             return out.permute(0, 3, 1, 2).unflatten(1, (self.num_heads, -1))
@@ -124,20 +121,18 @@ class SpatialReductionACmix(TwoPaths):
         key_value = torch.cat((key, value), 1)
         if self.sr_ratio > 1:
             height, width = query.shape[2:]
-            # Reduced pixels are upsampled to their patches; after the last whole patch the border is repeated.
+            # Pixels after the last whole patch repeat the border of the upsampled map.
             key_value = F.interpolate(key_value, scale_factor=self.sr_ratio, mode='bilinear')
-            right, bottom = (
-                max(0, side - has) for side, has in zip((width, height), key_value.shape[:1:-1], strict=True)
-            )
+            bottom, right = (max(0, side - new) for side, new in zip((height, width), key_value.shape[2:], strict=True))
             key_value = F.pad(key_value, (0, right, 0, bottom), mode='replicate')[:, :, :height, :width]
-        # Channel d * num_heads + h, unlike the attention path, as in all forms of ACmix.
+        # Channel d * num_heads + h, unlike the attention path, as in every form of ACmix.
         return self.shift_conv.of_projections(torch.cat((query, key_value), 1)).permute(0, 2, 3, 1)
 
 
 def pad_to_patch(x: Tensor, patch_size: int) -> Tensor:
-    """Pad ``(B, C, H, W)`` with zeros at the bottom and right where a side is shorter than one patch.
+    """Pad ``(B, C, H, W)`` with zeros at the bottom and right to at least one patch.
 
-    PVT drops the pixels of incomplete patches, which would leave nothing of such a map.
+    PVT drops incomplete patches, and with them all pixels of a smaller map.
     """
     bottom, right = (max(0, patch_size - side) for side in x.shape[2:])
     return F.pad(x, (0, right, 0, bottom))

@@ -1,4 +1,4 @@
-"""What all forms of ACmix have in common: two paths and their rates."""
+"""The base class of all forms of ACmix: two paths and their rates."""
 
 from collections.abc import Sequence
 
@@ -14,9 +14,10 @@ class TwoPaths(MixingLayer):
 
     Args:
         rates: The rates of attention and convolution, or their initial values. Default: ``(0.5, 0.5)``.
-        learn_rates: Learn the rates. Fixed rates are not in the state dict, and a path with a fixed rate of 0 is left
-            out: ``(1, 0)`` is attention alone, ``(0, 1)`` convolution alone. Checkpoints of the full layer can still
-            be loaded. Default: True.
+        learn_rates: Learn the rates. Fixed rates are not in the state dict, and a path whose fixed rate is 0 is left
+            out: ``(1, 0)`` is pure attention, ``(0, 1)`` pure convolution. Checkpoints of the full layer still load.
+            Default: True.
+        shift_form: ``form`` of the convolution path, see ``mmacmix.layers.ShiftConv``. Default: ``'group'``.
 
     Raises:
         ValueError: ``rates`` are not two numbers, or both paths would be left out.
@@ -27,13 +28,15 @@ class TwoPaths(MixingLayer):
     attention_rate: Tensor
     conv_rate: Tensor
 
-    def __init__(self, rates: Sequence[float] = (0.5, 0.5), learn_rates: bool = True) -> None:
+    def __init__(
+        self, rates: Sequence[float] = (0.5, 0.5), learn_rates: bool = True, shift_form: str = 'group'
+    ) -> None:
         super().__init__()
         if not isinstance(rates, Sequence) or len(rates) != 2 or not all(map(is_number, rates)):
             raise ValueError(f'rates must be two numbers, those of attention and convolution, got {rates!r}')
         if not (learn_rates or any(rates)):
             raise ValueError(f'fixed rates must not both be 0, got {rates}')
-        self.learn_rates = learn_rates
+        self.learn_rates, self.shift_form = learn_rates, shift_form
         self.has_attention, self.has_convolution = (learn_rates or rate != 0 for rate in rates)
         for name, rate in zip(('attention_rate', 'conv_rate'), rates, strict=True):
             value = torch.full((1,), float(rate))
@@ -44,7 +47,7 @@ class TwoPaths(MixingLayer):
         self.register_load_state_dict_pre_hook(_drop_absent)
 
     def paths(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What attention and convolution each contribute, found by running the layer with the other rate at 0."""
+        """The contributions of attention and convolution: the layer's outputs with the other rate set to 0."""
         no_bias = {} if getattr(self, 'bias', None) is None else dict(bias=torch.zeros_like(self.bias))
         return tuple(
             torch.func.functional_call(self, {rate: torch.zeros_like(getattr(self, rate)), **no_bias}, (x,))
@@ -53,7 +56,7 @@ class TwoPaths(MixingLayer):
 
 
 def _drop_absent(layer: TwoPaths, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
-    """Let a checkpoint of the full layer be loaded into one with fixed rates or without a path."""
+    """Let a layer with fixed rates, or without a path, load a checkpoint of the full layer."""
     if layer.learn_rates:
         return
     absent = {part for part in ('attention', 'convolution') if not getattr(layer, f'has_{part}')}

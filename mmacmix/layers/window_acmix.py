@@ -1,6 +1,7 @@
 """Swin's window attention with ACmix's second path (arXiv 2111.14556, section 4.4; Swin: arXiv 2103.14030)."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,19 +15,19 @@ from .two_paths import TwoPaths
 
 
 class WindowACmix(TwoPaths):
-    """Attention within windows, plus a 3x3 convolution made of the same query, key and value.
+    """Attention within windows, plus a 3x3 convolution of the same query, key and value.
 
-    The map is padded at the bottom and right to whole windows, rolled by ``shift_size``, and partitioned into windows.
+    The map is padded to whole windows at the bottom and right, rolled by ``shift_size``, and partitioned into windows.
     The output is ``attention_rate * proj(attention) + conv_rate * convolution``. With rates 1 and 0 it is plain Swin.
 
-    The published code convolves the *rolled* map, and so does this layer by default. At the seam, where the map's last
-    rows and columns meet its first, the kernel then mixes pixels of opposite borders, which the attention masks out.
-    With ``conv_on_rolled=False`` the map is convolved as it is, with zero padding. The two differ only on the pixels
-    next to the seam and next to the borders.
+    By default the convolution runs on the *rolled* map, as in the published code. At the seam between the map's last
+    and first rows or columns it mixes pixels of opposite borders, which the attention masks out. With
+    ``conv_on_rolled=False`` it runs on the original map with zero padding. Only pixels next to the seam and the borders
+    differ.
 
-    The classifiers of the original Swin and the published ACmix-Swin do not shift a map with a side no longer than a
-    window; MMDetection and MMSegmentation do. The attribute ``shift_single_window``, initially False, decides. It is
-    part of the state dict, so that converted weights give the network that they come from.
+    If a side of the map is no longer than a window, MMDetection and MMSegmentation shift the windows; the classifiers
+    of the original Swin and the published ACmix-Swin do not. The attribute ``shift_single_window`` selects the former.
+    It is initially False, and is saved in the state dict, because converted weights depend on it.
 
     Args:
         channels: Channels of the input and the output, a multiple of ``num_heads``.
@@ -34,16 +35,14 @@ class WindowACmix(TwoPaths):
         window_size: Side of the windows in pixels. Default: 7.
         shift_size: Pixels by which the map is rolled up and left, less than ``window_size``. Default: 0.
         qkv_bias: Bias of the projections to query, key and value. Default: True.
-        qk_scale: Factor of the logits; None stands for ``head_dim ** -0.5``. Default: None.
+        qk_scale: Scale of the logits; None means ``head_dim ** -0.5``. Default: None.
         attn_drop_rate: Dropout of the attention weights. Default: 0.
         drop_rate: Dropout of the output. Default: 0.
         conv_on_rolled: Convolve the rolled map, as published. Default: True.
-        rates: Rates of attention and convolution, see ``mmacmix.layers.TwoPaths``. Default: ``(0.5, 0.5)``.
-        learn_rates: Learn the rates; if not, a path with rate 0 is left out. Default: True.
-        shift_form: Kernels of the convolution path, see ``mmacmix.layers.ShiftConv``. Default: ``'group'``.
+        paths: ``rates``, ``learn_rates`` and ``shift_form``, see ``mmacmix.layers.TwoPaths``.
 
     Raises:
-        ValueError: A size is out of range, or two of them do not fit together.
+        ValueError: A size is out of range, or two sizes are incompatible.
     """
 
     projections = ('qkv',)
@@ -59,11 +58,9 @@ class WindowACmix(TwoPaths):
         attn_drop_rate: float = 0.0,
         drop_rate: float = 0.0,
         conv_on_rolled: bool = True,
-        rates: Sequence[float] = (0.5, 0.5),
-        learn_rates: bool = True,
-        shift_form: str = 'group',
+        **paths: Any,
     ) -> None:
-        super().__init__(rates, learn_rates)
+        super().__init__(**paths)
         check_integers(channels=channels, num_heads=num_heads, window_size=window_size)
         check_integers(0, shift_size=shift_size)
         check_multiple('num_heads', num_heads, channels=channels)
@@ -83,21 +80,18 @@ class WindowACmix(TwoPaths):
             self.register_buffer('shift_mask', _shift_mask(window_size, shift_size), persistent=False)
             self.proj = nn.Linear(channels, channels)
         if self.has_convolution:
-            self.shift_conv = ShiftConv(num_heads, channels // num_heads, mixing_bias=True, form=shift_form)
+            self.shift_conv = ShiftConv(num_heads, channels // num_heads, mixing_bias=True, form=self.shift_form)
         self.drop = nn.Dropout(drop_rate)
         self.register_load_state_dict_pre_hook(_fit_checkpoint)
 
     def get_extra_state(self) -> Tensor:
-        """``shift_single_window``, for the state dict."""
         return torch.tensor(self.shift_single_window)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """``shift_single_window``, of a state dict."""
         self.shift_single_window = bool(state)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, H, W, C)`` to ``(B, H, W, C)``."""
-        height, width = x.shape[1:3]
         rolled, shift = self._rolled(x)
         out = 0
         if self.has_attention:
@@ -105,19 +99,18 @@ class WindowACmix(TwoPaths):
         if self.has_convolution and self.conv_on_rolled:
             out = out + self.conv_rate * self.recomputed(self._convolution, rolled)
         if self.has_attention or self.conv_on_rolled:
-            out = _crop(_roll(out, shift), height, width)
+            out = _unrolled(out, shift, x)
         if self.has_convolution and not self.conv_on_rolled:
             out = out + self.conv_rate * self.recomputed(self._convolution, x)
         return self.drop(out)
 
     def attention_of(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        height, width = x.shape[1:3]
         rolled, shift = self._rolled(x)
         query, key, _ = self._windows(self.qkv(rolled))
 
         def attend(value: Tensor) -> Tensor:
             (value,) = self._windows(self._rolled(value.flatten(1, 2).permute(0, 2, 3, 1))[0])
-            out = _crop(_roll(self._attention(query, key, value, rolled, shift), shift), height, width)
+            out = _unrolled(self._attention(query, key, value, rolled, shift), shift, x)
             return out.permute(0, 3, 1, 2).unflatten(1, (self.num_heads, -1))
 
         return x.permute(0, 3, 1, 2).unflatten(1, (self.num_heads, -1)), attend
@@ -135,9 +128,9 @@ class WindowACmix(TwoPaths):
         return Macs(3 * channels**2 * padded, attention, convolution)
 
     def _windows(self, x: Tensor) -> Tensor:
-        """Partition ``(B, H, W, n * C)``, n maps side by side, into ``(n, B, windows * heads, side^2, head_dim)``.
+        """Partition n concatenated maps ``(B, H, W, n * C)`` into ``(n, B, windows * heads, side^2, head_dim)``.
 
-        Windows and heads are one axis, so that one mask serves all images.
+        Windows and heads share an axis, so that the mask broadcasts over images.
         """
         batch, height, width, channels = x.shape
         side, heads, head_dim = self.window_size, self.num_heads, self.qkv.in_features // self.num_heads
@@ -146,15 +139,14 @@ class WindowACmix(TwoPaths):
         return x.reshape(maps, batch, rows * columns * heads, side**2, head_dim)
 
     def _attention(self, query: Tensor, key: Tensor, value: Tensor, like: Tensor, shift: int) -> Tensor:
-        """Attend within windows; the result is a map like ``like``, heads concatenated and not yet projected."""
+        """Attend within windows; the result has the shape of the map ``like``, before the output projection."""
         side, heads = self.window_size, self.num_heads
         batch, rows, columns = len(like), like.shape[1] // side, like.shape[2] // side
-        bias = self._bias(rows, columns, shift)
         out = F.scaled_dot_product_attention(
             query,
             key,
             value,
-            attn_mask=bias.flatten(0, 2).to(query.dtype),
+            attn_mask=self._bias(rows, columns, shift).flatten(0, 2).to(query.dtype),
             dropout_p=self.attn_drop_rate if self.training else 0.0,
             scale=self.scale,
         )
@@ -162,39 +154,38 @@ class WindowACmix(TwoPaths):
         return out.permute(0, 1, 4, 2, 5, 3, 6).reshape(like.shape)
 
     def _rolled(self, x: Tensor) -> tuple[Tensor, int]:
-        """The map, padded to whole windows and rolled, and by how many pixels."""
+        """The map, padded to whole windows and rolled, and the shift in pixels."""
         height, width = x.shape[1:3]
         bottom, right = (padding_to_multiple(side, self.window_size) for side in (height, width))
-        several = height > self.window_size and width > self.window_size  # separate comparisons: exporters guard each
+        several = height > self.window_size and width > self.window_size  # one comparison per side, for exporters
         shift = self.shift_size if self.shift_single_window or several else 0
-        return _roll(F.pad(x, (0, 0, 0, right, 0, bottom)), -shift), shift
+        x = F.pad(x, (0, 0, 0, right, 0, bottom))
+        return x.roll((-shift, -shift), (1, 2)) if shift else x, shift
 
     def _bias(self, rows: int, columns: int, shift: int) -> Tensor:
         """The bias and mask added to the logits of each window: ``(rows, columns, heads, side^2, side^2)``."""
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
         if not shift:
             return bias.expand(rows, columns, -1, -1, -1)
-        # The seam of the roll runs through the last row and the last column of windows.
+        # The seam runs through the last row and the last column of windows.
         mask = self.shift_mask
         for dim, windows in enumerate((rows, columns)):
             mask = mask.index_select(dim, (torch.arange(windows, device=mask.device) == windows - 1).long())
         return bias + mask
 
     def _convolution(self, x: Tensor) -> Tensor:
-        # Channel d * num_heads + h, unlike the attention path: the published order, which checkpoints depend on.
+        # Channel d * num_heads + h, unlike the attention path: published checkpoints depend on this order.
         out = self.shift_conv(x.permute(0, 3, 1, 2), self.qkv.weight, self.qkv.bias)
         return out.permute(0, 2, 3, 1)
 
 
-def _crop(x: Tensor, height: int, width: int) -> Tensor:
-    """The first rows and columns of ``(B, H, W, C)``."""
-    if is_exporting():  # with slices, an exporter would guard on whether anything is cropped
+def _unrolled(x: Tensor, shift: int, like: Tensor) -> Tensor:
+    """Undo ``_rolled``: roll back, and crop to the height and width of the map ``like``."""
+    x = x.roll((shift, shift), (1, 2)) if shift else x
+    height, width = like.shape[1:3]
+    if is_exporting():  # slices would become guards on whether the map was padded
         return x.index_select(1, torch.arange(height)).index_select(2, torch.arange(width))
     return x[:, :height, :width]
-
-
-def _roll(x: Tensor, pixels: int) -> Tensor:
-    return x.roll((pixels, pixels), (1, 2)) if pixels else x
 
 
 def _relative_position_index(side: int) -> Tensor:
@@ -205,29 +196,23 @@ def _relative_position_index(side: int) -> Tensor:
 
 
 def _shift_mask(side: int, shift: int) -> Tensor:
-    """``(2, 2, 1, side^2, side^2)``: -inf between pixels of a window that only the roll made neighbours, else 0.
+    """``(2, 2, 1, side^2, side^2)``: -inf between pixels of a window on different sides of the seam, else 0.
 
-    The first axis is for windows outside of the last row and in it, the second for windows outside of the last column
-    and in it.
+    Indexed by whether a window is in the last row, and whether it is in the last column.
     """
     wrapped = torch.arange(side) >= side - shift
-    inside = torch.zeros_like(wrapped)
-    masks = torch.zeros(2, 2, 1, side**2, side**2)
-    for last_row, rows in enumerate((inside, wrapped)):
-        for last_column, columns in enumerate((inside, wrapped)):
-            part = (2 * rows[:, None] + columns).flatten()
-            masks[last_row, last_column].masked_fill_(part[:, None] != part, -torch.inf)
-    return masks
+    sides = torch.stack((torch.zeros_like(wrapped), wrapped)).long()
+    regions = (2 * sides[:, None, :, None] + sides[:, None]).flatten(2)
+    return torch.where(regions[..., None] == regions[..., None, :], 0.0, -torch.inf)[:, :, None]
 
 
 def _fit_checkpoint(module: WindowACmix, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
-    """Interpolate the bias table of a checkpoint with windows of another size, as an image of offsets."""
+    """Interpolate the bias table of a checkpoint with another window size, as an image over relative positions."""
     state_dict.setdefault(f'{prefix}_extra_state', module.get_extra_state())
     name = f'{prefix}relative_position_bias_table'
     table, wanted = state_dict.get(name), getattr(module, 'relative_position_bias_table', None)
     if table is None or wanted is None or table.shape == wanted.shape or table.shape[1] != wanted.shape[1]:
         return
     old, new = (round(len(each) ** 0.5) for each in (table, wanted))
-    image = table.T.reshape(1, -1, old, old)
-    image = F.interpolate(image, size=(new, new), mode='bicubic')
+    image = F.interpolate(table.T.reshape(1, -1, old, old), size=(new, new), mode='bicubic')
     state_dict[name] = image.flatten(2)[0].T

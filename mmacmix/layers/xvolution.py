@@ -1,4 +1,4 @@
-"""X-volution: a convolution whose kernel is partly learned and partly computed from the content (arXiv 2106.02253)."""
+"""X-volution: a convolution whose kernel partly depends on the content (arXiv 2106.02253)."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops import ceil_div, check_integers, is_integer, kernel_offsets, related, shifted, stacked
 from .arguments import check_multiple
-from .conv_signature import ConvSignature
+from .conv_signature import ConvSignature, Size
 from .fused_xvolution import merge_branches
+from .merging import has_hooks, is_mergeable
 from .mixing_layer import Macs, MixingLayer
-from .normalization import build_norm, is_mergeable
+from .normalization import build_norm
 
 #: The offsets (down, right) from a pixel to its eight neighbours.
 NEIGHBORS = tuple(offset for offset in kernel_offsets(3) if offset != (0, 0))
@@ -20,11 +21,11 @@ NEIGHBORS = tuple(offset for offset in kernel_offsets(3) if offset != (0, 0))
 class XVolution(ConvSignature, MixingLayer):
     """A replacement for a ``k x k`` convolution, with its signature.
 
-    The sum of two branches, each followed by its own normalisation: pixel shift self-attention
-    (``mmacmix.ops.related``), a weighted sum of the products of each pixel with its neighbours, and a convolution. For
-    inference ``fuse`` merges both into one convolution with the kernel ``w^A(x) + w^C``.
+    The sum of two branches, each with its own normalisation: pixel shift self-attention (``mmacmix.ops.related``), a
+    weighted sum of the products of each pixel with its neighbours, and a convolution. For inference, ``fuse`` merges
+    both into one convolution with the kernel ``w^A(x) + w^C``.
 
-    A reconstruction from the paper's prose: no code and no further equations were found.
+    A reconstruction from the paper's prose: neither code nor further equations were found.
 
     Usable as ``conv_cfg=dict(type='XVolution')`` wherever MMCV's layers take one, and as ``dcn=dict(type='XVolution')``
     in the ResNet of MMDetection and MMSegmentation.
@@ -33,33 +34,35 @@ class XVolution(ConvSignature, MixingLayer):
         in_channels: Channels of the input; a multiple of ``groups``.
         out_channels: Channels of the output; a multiple of ``groups``.
         kernel_size: Side of the convolution's kernel, odd. Default: 3.
-        stride: Output pixels are ``stride`` input pixels apart. Default: 1.
-        padding: Only ``dilation * (kernel_size // 2)``, which keeps the size; None stands for it. Default: None.
+        stride: Distance between output pixels in input pixels. Default: 1.
+        padding: None or ``dilation * (kernel_size // 2)``, which keeps the size of the map. Default: None.
         dilation: Spacing of the kernel's taps, and of the shifts. Default: 1.
         groups: Groups of channels in both branches. Default: 1.
         bias: Add a learned bias to the output. Default: False.
-        shift_distance: Pixels that the map is shifted by, times ``dilation``; the paper's L. Default: 1.
+        shift_distance: Distance of the shifts in pixels, multiplied by ``dilation``; the paper's L. Default: 1.
         directions: Directions (down, right) of the shifts, each number -1, 0 or 1; ``(0, 0)`` is the pixel itself.
             Default: the eight neighbours.
-        relations: Multiply the shifted maps with the map itself. If not, the branch is static, and fusing gives a
+        relations: Multiply the shifted maps by the map itself. Otherwise the branch is static, and ``fuse`` gives a
             plain convolution. Default: True.
         norm_cfg: Normalisation of the branches, see ``mmacmix.layers.normalization.build_norm``.
             Default: ``dict(type='BN')``.
 
     Raises:
-        ValueError: A size is out of range, or two of them do not fit together.
+        ValueError: A size is out of range, two sizes are incompatible, or an input has the wrong shape.
+        TypeError: An input is not a tensor.
     """
 
     convolution = ('conv', 'conv_norm')
+    has_groups = True
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | Sequence[int] = 3,
-        stride: int | Sequence[int] = 1,
-        padding: int | Sequence[int] | None = None,
-        dilation: int | Sequence[int] = 1,
+        kernel_size: Size = 3,
+        stride: Size = 1,
+        padding: Size | None = None,
+        dilation: Size = 1,
         groups: int = 1,
         bias: bool = False,
         shift_distance: int = 1,
@@ -67,11 +70,10 @@ class XVolution(ConvSignature, MixingLayer):
         relations: bool = True,
         norm_cfg: dict = dict(type='BN'),
     ) -> None:
-        super().__init__()
-        self.set_signature(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
         check_multiple('groups', groups, in_channels=in_channels, out_channels=out_channels)
         check_integers(shift_distance=shift_distance)
-        directions = _checked(directions)
+        _check_directions(directions)
         self.relations = relations
         distance = shift_distance * self.dilation[0]
         self.offsets = [(down * distance, right * distance) for down, right in directions]
@@ -84,12 +86,7 @@ class XVolution(ConvSignature, MixingLayer):
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, ceil(H / stride), ceil(W / stride))``.
-
-        Raises:
-            TypeError: ``x`` is not a tensor.
-            ValueError: It has another shape.
-        """
+        """Map ``(B, in_channels, H, W)`` to ``(B, out_channels, ceil(H / stride), ceil(W / stride))``."""
         self.check_input(x)
         attention, convolution = self.paths(x)
         out = attention + convolution
@@ -105,8 +102,10 @@ class XVolution(ConvSignature, MixingLayer):
         return self.attention(stacked(maps, self.groups))
 
     def attention_map(self, x: Tensor, relative_position: tuple[float, float]) -> Tensor:
-        """The size of the content's kernel at the pixel p: for each offset i the norm of ``W_i diag(x(p))``, or of
-        ``W_i`` without relations. A single map, without a softmax."""
+        """The norm of the attention branch's kernel at each offset i of the pixel p, as a single map.
+
+        The kernel is ``W_i diag(x(p))``, or ``W_i`` without relations; there is no softmax.
+        """
         stride = self.stride[0]
         row, column = (
             int(share * ceil_div(side, stride)) * stride
@@ -115,11 +114,11 @@ class XVolution(ConvSignature, MixingLayer):
         kernel = self.attention.weight.view(self.groups, -1, len(self.offsets), self.in_channels // self.groups)
         if self.relations:
             kernel = kernel * x[0, :, row, column].view(self.groups, 1, 1, -1)
-        sizes = x.new_zeros(1, *x.shape[2:])
-        for (down, right), size in zip(self.offsets, kernel.square().sum((0, 1, 3)).sqrt(), strict=True):
+        norms = x.new_zeros(1, *x.shape[2:])
+        for (down, right), norm in zip(self.offsets, kernel.square().sum((0, 1, 3)).sqrt(), strict=True):
             if 0 <= row + down < x.shape[2] and 0 <= column + right < x.shape[3]:
-                sizes[0, row + down, column + right] = size
-        return sizes
+                norms[0, row + down, column + right] = norm
+        return norms
 
     def macs(self, shape: Sequence[int]) -> Macs:
         batch, _, height, width = shape
@@ -140,15 +139,18 @@ class XVolution(ConvSignature, MixingLayer):
             conv = getattr(self, name)
             if type(conv) is not nn.Conv2d or conv.bias is not None or conv.padding_mode != 'zeros':
                 raise ValueError(f'{cannot}: {name} is {conv}, not a convolution without bias that pads with zeros')
-        if any(each._forward_hooks or each._forward_pre_hooks for each in (self, self.attention, self.conv)):
+        if any(map(has_hooks, (self, self.attention, self.conv))):
             raise ValueError(f'{cannot}: there are hooks on it or on its convolutions')
 
     def fuse(self, norm: _BatchNorm | None = None) -> nn.Module:
         """Merge both branches, and a normalisation after them, into one convolution.
 
         Returns:
-            A ``torch.nn.Conv2d`` where no tap of the kernel depends on the content, else a
+            A ``torch.nn.Conv2d`` if the kernel does not depend on the content, else a
             ``mmacmix.layers.FusedXVolution``.
+
+        Raises:
+            ValueError: The branches cannot be merged exactly, see ``check_fusable``.
         """
         self.check_fusable()
         return merge_branches(self, norm)
@@ -157,20 +159,10 @@ class XVolution(ConvSignature, MixingLayer):
         return f'{super().extra_repr()}, groups={self.groups}, offsets={self.offsets}, relations={self.relations}'
 
 
-def _checked(directions: Sequence[Sequence[int]]) -> list[tuple[int, int]]:
-    """The directions as pairs.
-
-    Raises:
-        ValueError: They are not pairs of steps, or one of them occurs twice.
-    """
-    pairs = [tuple(each) for each in directions] if _are_pairs(directions) else []
-    if not pairs or len(set(pairs)) < len(pairs):
-        raise ValueError(f'directions must be different pairs of -1, 0 and 1, got {directions!r}')
-    return pairs
-
-
-def _are_pairs(directions: Sequence[Sequence[int]]) -> bool:
-    return isinstance(directions, Sequence) and all(
-        isinstance(each, Sequence) and len(each) == 2 and all(is_integer(step) and abs(step) <= 1 for step in each)
-        for each in directions
+def _check_directions(directions: Sequence[Sequence[int]]) -> None:
+    are_pairs = isinstance(directions, Sequence) and all(
+        isinstance(pair, Sequence) and len(pair) == 2 and all(is_integer(step) and abs(step) <= 1 for step in pair)
+        for pair in directions
     )
+    if not are_pairs or not directions or len(set(map(tuple, directions))) < len(directions):
+        raise ValueError(f'directions must be different pairs of -1, 0 and 1, got {directions!r}')

@@ -1,4 +1,4 @@
-"""The sum that patchwise self-attention ends in (Zhao et al., "Exploring Self-attention for Image Recognition")."""
+"""Aggregation of patchwise self-attention (Zhao et al., "Exploring Self-attention for Image Recognition")."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from .borders import reflect
 
 
 def windows(x: Tensor, kernel_size: int) -> list[Tensor]:
-    """The map as each place of a window sees it, ``kernel_size ** 2`` views of ``(B, C, H, W)``; borders reflect."""
+    """Views of a padded map ``(B, C, H, W)`` at each window position, in row-major order; borders are reflected."""
     height, width = x.shape[2:]
     reach = kernel_size // 2
     rows, columns = (reflect(torch.arange(-reach, side + reach, device=x.device), side) for side in (height, width))
@@ -20,11 +20,11 @@ def windows(x: Tensor, kernel_size: int) -> list[Tensor]:
 
 
 def aggregate(value: Tensor, weights: Tensor, kernel_size: int) -> Tensor:
-    """Sum each pixel's window of ``value`` with weights of its own; borders are reflected.
+    """Weighted sum over the window around each pixel; borders are reflected.
 
     Args:
         value: ``(B, C, H, W)``.
-        weights: ``(B, G, kernel_size^2, H, W)``; channel c has those of index ``c % G``. G divides C.
+        weights: ``(B, G, kernel_size^2, H, W)`` with G a divisor of C; channel c uses the weights of group ``c % G``.
         kernel_size: Side of the window, odd.
 
     Returns:
@@ -32,6 +32,6 @@ def aggregate(value: Tensor, weights: Tensor, kernel_size: int) -> Tensor:
     """
     groups = weights.shape[1]
     return sum(
-        seen.unflatten(1, (-1, groups)) * weight[:, None]
-        for seen, weight in zip(windows(value, kernel_size), weights.unbind(2), strict=True)
+        view.unflatten(1, (-1, groups)) * weight[:, None]
+        for view, weight in zip(windows(value, kernel_size), weights.unbind(2), strict=True)
     ).flatten(1, 2)

@@ -1,4 +1,6 @@
-"""Which pixels a window sees when it reaches over the border of the map."""
+"""Attention windows on a map with reflected borders."""
+
+import math
 
 import torch
 from torch import Tensor
@@ -10,13 +12,35 @@ def reflect(positions: Tensor, length: int) -> Tensor:
     As ``numpy.pad(mode='reflect')``: the border element is not repeated, positions further out than the
     axis is long are reflected again, and an axis of length 1 repeats its only element.
     """
-    # As a tensor, since an exporter may leave the length open. An axis of length 1 has no period but 0.
+    # A tensor, because length may be symbolic during export; clamped, because length 1 has period 0.
     period = torch.full_like(positions, 2 * (length - 1)).clamp(min=1)
     folded = positions % period
     return torch.minimum(folded, period - folded)
 
 
-def window_positions(queries: int, kernel_size: int, stride: int, dilation: int) -> Tensor:
-    """Positions along one axis that each query's window covers, borders ignored: ``(queries, kernel_size)``."""
-    offsets = (torch.arange(kernel_size) - kernel_size // 2) * dilation
-    return torch.arange(queries)[:, None] * stride + offsets
+def window_positions(
+    queries: int, kernel_size: int, stride: int, dilation: int, device: torch.device | None = None
+) -> Tensor:
+    """Positions in each query's window along one axis, before reflection: ``(queries, kernel_size)``."""
+    offsets = (torch.arange(kernel_size, device=device) - kernel_size // 2) * dilation
+    return torch.arange(queries, device=device)[:, None] * stride + offsets
+
+
+def gather_reflected(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """``(B, heads, d, H, W)`` -> ``(B, heads, d, *rows.shape, *columns.shape)``, for matrices of positions."""
+    for dim, positions in ((3, rows), (5, columns)):  # the rows' two axes have moved W from 4 to 5
+        indices = reflect(positions, maps.shape[dim]).to(maps.device)
+        maps = maps.index_select(dim, indices.flatten()).unflatten(dim, positions.shape)
+    return maps
+
+
+def outside_window(queries: int, keys: int, step: int, kernel_size: int) -> Tensor:
+    """Whether each key lies outside each query's window, along a strip with ``step`` keys between queries."""
+    offsets = torch.arange(keys) - torch.arange(queries)[:, None] * step
+    return (offsets < 0) | (offsets >= kernel_size)
+
+
+def residues_and_step(stride: int, dilation: int) -> tuple[int, int]:
+    """Number of residues of ``query * stride`` modulo the dilation; keys between neighbouring queries of a residue."""
+    common = math.gcd(stride, dilation)
+    return dilation // common, stride // common

@@ -1,18 +1,18 @@
-"""The coordinates that ACmix's position term is computed from."""
+"""Pixel coordinates, the input of ACmix's position term."""
 
 import torch
 from torch import Tensor
 
 
 def coordinate_map(x: Tensor) -> Tensor:
-    """The coordinates of a map's pixels, from -1 at one border to 1 at the other: ``(1, 2, H, W)``, x first.
+    """Coordinates of a map's pixels, from -1 at one border to 1 at the other: ``(1, 2, H, W)``, x first.
 
     Args:
         x: ``(B, C, H, W)``; the result has its dtype and device.
     """
     height, width = x.shape[2:]
     precise = torch.promote_types(x.dtype, torch.float32)
-    # torch.linspace(-1, 1, side), written so that an exporter can leave the side open.
+    # torch.linspace(-1, 1, side) would fix symbolic sides during export.
     ys, xs = (torch.arange(side, dtype=precise, device=x.device) for side in (height, width))
     ys, xs = (pixels * (2 / pixels[-1:].clamp(min=1)) - 1 for pixels in (ys, xs))
     return torch.stack((xs.expand(height, width), ys[:, None].expand(height, width)))[None].to(x.dtype)

@@ -1,4 +1,4 @@
-"""The public function of the attention path: checks, and the choice of backend."""
+"""Neighbourhood attention: checks of the arguments and choice of the backend."""
 
 from importlib.util import find_spec
 
@@ -9,17 +9,19 @@ from .arguments import check_window
 from .backends import blocked, reference
 from .sizes import ceil_div
 
-#: The one that 'auto' stands for first. The Triton kernels have only run in Triton's interpreter so far, so on a GPU
-#: they are not 'auto' yet.
+#: In order of preference. 'triton' is not first, because so far its kernels have only run in Triton's interpreter.
 BACKENDS = ('blocked', 'triton', 'reference')
 _HAS_TRITON = find_spec('triton') is not None
 
 
 def available_backends(device: str | torch.device = 'cpu') -> tuple[str, ...]:
-    """Names of the backends that run on a device, the one that ``'auto'`` stands for first.
+    """Names of the backends that run on a device; ``'auto'`` chooses the first.
 
     Args:
         device: A torch device or its name. Default: ``'cpu'``.
+
+    Raises:
+        RuntimeError: PyTorch does not know the device.
     """
     has_triton = torch.device(device).type == 'cuda' and _HAS_TRITON
     return tuple(name for name in BACKENDS if name != 'triton' or has_triton)
@@ -36,14 +38,14 @@ def neighborhood_attention(
 ) -> Tensor:
     """Multi-head attention of each query to the ``kernel_size`` x ``kernel_size`` keys around it.
 
-    The attention path of ACmix (arXiv 2111.14556, section 3.2, equations 6 to 9): for the query at pixel i,
-    ``softmax_j(query_i . key_j / sqrt(head_dim))`` weighs the values j of the window centred at i. Windows that
-    reach over the border see the map reflected there, repeatedly where the map is smaller than the window.
-    The softmax runs in float32 or wider.
+    The attention path of ACmix (arXiv 2111.14556, section 3.2, equations 6 to 9): the output at query i is the sum
+    of the values j in the window centred at i, weighted by ``softmax_j(query_i . key_j / sqrt(head_dim))``. Windows
+    that extend beyond the border see the map reflected there, repeatedly where the map is smaller than the window.
+    The softmax is computed in float32 or wider.
 
-    ``'blocked'`` and ``'triton'`` know first gradients by ``backward`` and ``torch.autograd.grad``; second ones, and
-    ``torch.func``, take ``'reference'``. While ``torch.export`` or ``torch.jit.trace`` record, ``'blocked'`` is made of
-    plain operations, for maps of any size.
+    All backends support first derivatives by ``backward`` and ``torch.autograd.grad``. Second derivatives and
+    ``torch.func`` need ``'reference'``. Under ``torch.export`` and ``torch.jit.trace``, ``'blocked'`` consists of
+    standard operations and accepts maps of any size.
 
     Args:
         query: ``(B, heads, head_dim, ceil(H / stride), ceil(W / stride))``. The query at (y, x) is centred at
@@ -53,15 +55,15 @@ def neighborhood_attention(
         kernel_size: Side of the window, odd. Default: 7.
         stride: Step between queries in pixels. Default: 1.
         dilation: Step between the keys of a window in pixels. Default: 1.
-        backend: ``'reference'``, ``'blocked'``, ``'triton'`` (on GPUs, in float32 or narrower), or ``'auto'``,
-            ``'blocked'`` on all devices so far. Default: ``'auto'``.
+        backend: ``'blocked'`` (any device), ``'triton'`` (CUDA devices, float32 and narrower), ``'reference'`` (any
+            device, slow) or ``'auto'``, currently ``'blocked'`` on all devices. Default: ``'auto'``.
 
     Returns:
         A tensor of the query's shape and dtype.
 
     Raises:
-        ValueError: The shapes do not fit together, a size is out of range, or there is no such backend.
-        TypeError: The three tensors differ in dtype, or are not floating-point or no tensors.
+        ValueError: The shapes do not match, a size is out of range, or the backend is not available.
+        TypeError: An argument is not a floating-point tensor, or the dtypes differ.
     """
     _check(query, key, value, kernel_size, stride, dilation)
     names = available_backends(query.device)
@@ -71,7 +73,7 @@ def neighborhood_attention(
         raise ValueError(
             f"backend must be 'auto' or one of {names} on {query.device} in {query.dtype}, got {backend!r}"
         )
-    if not query.shape[0]:  # as a convolution of no images: no output, still in the graph
+    if not query.shape[0]:  # an empty batch: the output stays in the graph, as that of a convolution does
         return query + key.sum() + value.sum()
     name = names[0] if backend == 'auto' else backend
     if name == 'triton':
@@ -83,17 +85,14 @@ def neighborhood_attention(
 
 def _check(query: Tensor, key: Tensor, value: Tensor, kernel_size: int, stride: int, dilation: int) -> None:
     check_window(kernel_size, stride, dilation)
-    if not all(isinstance(each, Tensor) for each in (query, key, value)):
-        kinds = (type(each).__name__ for each in (query, key, value))
-        raise TypeError('query, key and value must be tensors, got {}, {} and {}'.format(*kinds))
-    if not (query.dtype == key.dtype == value.dtype and query.is_floating_point()):
+    kinds = [each.dtype if isinstance(each, Tensor) else type(each).__name__ for each in (query, key, value)]
+    if not (kinds[0] == kinds[1] == kinds[2] and isinstance(query, Tensor) and query.is_floating_point()):
         raise TypeError(
-            'query, key and value must share one floating-point dtype, got '
-            f'{query.dtype}, {key.dtype} and {value.dtype}'
+            'query, key and value must be tensors of one floating-point dtype, got {}, {} and {}'.format(*kinds)
         )
     if not (query.dim() == key.dim() == 5 and min(key.shape[1:]) > 0):
         raise ValueError(
-            'query, key and value must be of shape (B, heads, head_dim, H, W), none but B zero, got '
+            'query, key and value must have shape (B, heads, head_dim, H, W), where only B may be 0, got '
             f'{tuple(query.shape)}, {tuple(key.shape)} and {tuple(value.shape)}'
         )
     wanted = (*key.shape[:3], *(ceil_div(side, stride) for side in key.shape[3:]))

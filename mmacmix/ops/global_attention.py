@@ -1,11 +1,11 @@
-"""Self-attention of all pixels to all, with relative positions: LESA's binary term (arXiv 2107.05637).
+"""Self-attention among all pixels with relative positions: LESA's binary term (arXiv 2107.05637).
 
-The logit of query i and key j is a sum of two terms, of the content and of the position of j as seen from i:
+The logit of query i and key j is the sum of a content and a position term:
 
     q_i . k_j      and      q_i . (r_rows[y_j - y_i] + r_columns[x_j - x_i])
 
-The second one is a sum of what j's row and j's column give, which take H + W numbers a query instead of H W. And all
-logits never exist together: queries are worked through by some rows of the map at a time, in backward once more.
+The position term is the sum of a logit for the key's row and one for its column: H + W numbers per query instead of
+H W. The logits of all pairs never exist at once: queries are processed a few rows at a time, again in backward.
 """
 
 import torch
@@ -18,24 +18,25 @@ _LOGITS = 1 << 22  # at a time: 16 MiB in float32
 
 
 def relative_positions(table: Tensor, side: int) -> Tensor:
-    """A vector for every key ``j`` that a query ``i`` sees along one side of the map: ``(d, side, side)``, i first.
+    """Vectors of the position of each key relative to each query along one axis: ``(d, side, side)``, queries first.
 
     Args:
-        table: ``(d, 2 * R - 1)``, for a side of R pixels: from the key all the way before the query, over the query's
-            own place in the middle, to all the way behind. Vectors for another side are interpolated linearly.
-        side: Pixels.
+        table: ``(d, 2 * R - 1)``, for an axis of R pixels: relative positions from ``1 - R`` to ``R - 1``. Vectors
+            for axes of other lengths are interpolated linearly.
+        side: Length of the axis in pixels.
     """
-    reach = table.shape[1] // 2
-    at = torch.arange(side, device=table.device)
-    # In tensors, so that an exporter leaves the side open.
+    centre = table.shape[1] // 2
+    pixels = torch.arange(side, device=table.device)
     precise = torch.promote_types(table.dtype, torch.float32)
-    places = reach + (at - at[:, None]) * (reach / at[-1:].clamp(min=1).to(precise))
-    low = places.floor().long().clamp(0, 2 * reach)
-    return torch.lerp(table[:, low], table[:, (low + 1).clamp(max=2 * reach)], (places - low).to(table.dtype))
+    # Tensor arithmetic, because side may be symbolic during export.
+    relative_position = centre + (pixels - pixels[:, None]) * (centre / pixels[-1:].clamp(min=1).to(precise))
+    low = relative_position.floor().long().clamp(0, 2 * centre)
+    high = (low + 1).clamp(max=2 * centre)
+    return torch.lerp(table[:, low], table[:, high], (relative_position - low).to(table.dtype))
 
 
 def position_logits(query: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """What a query's logits get from each row and from each column.
+    """Position term of the logits, for the rows and for the columns of keys.
 
     Args:
         query: ``(B, heads, d, H, W)``.
@@ -43,16 +44,16 @@ def position_logits(query: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tenso
         columns: ``(d, W, W)``.
 
     Returns:
-        ``(B, heads, H, W, H)`` and ``(B, heads, H, W, W)``: the logit of a key is that of its row plus that of its
-        column.
+        ``(B, heads, H, W, H)`` and ``(B, heads, H, W, W)``; the position term of a key is the sum of the entry of its
+        row and that of its column.
     """
     return torch.einsum('bndyx,dyj->bnyxj', query, rows), torch.einsum('bndyx,dxj->bnyxj', query, columns)
 
 
 def content_statistics(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance a head of all products ``q_i . k_j`` of the images, none of which is written down.
+    """Mean and variance per head over all products ``q_i . k_j`` of each image, without computing the products.
 
-    The mean square of products is the product of the mean squares: ``<Q^T Q, K^T K>``, matrices of ``d x d``.
+    The mean square of the products is ``<Q^T Q, K^T K>`` over the squared number of pixels, from matrices ``d x d``.
 
     Args:
         query: ``(B, heads, d, H, W)``.
@@ -66,7 +67,7 @@ def content_statistics(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def position_statistics(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance a head of all sums of a row's and a column's logit, none of which is written down.
+    """Mean and variance per head over the position terms of all pairs, without computing the terms.
 
     Args:
         rows: ``(B, heads, H, W, H)``.
@@ -79,27 +80,28 @@ def position_statistics(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def attention_logits(query: Tensor, key: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Both terms of some queries with all keys: ``(B, heads, h * w, H * W)``.
+    """Logits of ``h * w`` queries and all keys, the sum of both terms: ``(B, heads, h * w, H * W)``.
 
     Args:
         query: ``(B, heads, d, h, w)``.
         key: ``(B, heads, d, H, W)``.
-        rows: Logits of the keys' rows: ``(B, heads, h, w, H)``.
-        columns: Logits of the keys' columns: ``(B, heads, h, w, W)``.
+        rows: ``(B, heads, h, w, H)``, the position term of the rows of keys.
+        columns: ``(B, heads, h, w, W)``, the position term of the columns of keys.
     """
     of_position = (rows[..., :, None] + columns[..., None, :]).flatten(4).flatten(2, 3)
     return (query.flatten(3).mT @ key.flatten(3)).add_(of_position)
 
 
 def relative_attention(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """``softmax(logits) value``, without a scale: ``(B, heads, v, H, W)``. Half precision is computed in
-    float32, but under autocast.
+    """``softmax(logits) value``, without scaling: ``(B, heads, v, H, W)``.
+
+    Half precision is computed in float32, except for matrix products under autocast.
 
     Args:
         query: ``(B, heads, d, H, W)``.
         key: The same shape.
         value: ``(B, heads, v, H, W)``.
-        rows: ``(B, heads, H, W, H)``.
+        rows: ``(B, heads, H, W, H)``, see ``position_logits``.
         columns: ``(B, heads, H, W, W)``.
     """
     height, width = key.shape[3:]
@@ -107,10 +109,10 @@ def relative_attention(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, 
     step = height if whole else max(1, _LOGITS // (query.shape[:2].numel() * height * width * width))
     if step >= height:
         return _attend(query, key, value, rows, columns)
-    some = zip(query.split(step, 3), rows.split(step, 2), columns.split(step, 2), strict=True)
+    chunks = zip(query.split(step, 3), rows.split(step, 2), columns.split(step, 2), strict=True)
     outs = [
         checkpoint(_attend, query, key, value, rows, columns, use_reentrant=False, preserve_rng_state=False)
-        for query, rows, columns in some
+        for query, rows, columns in chunks
     ]
     return torch.cat(outs, 3)
 

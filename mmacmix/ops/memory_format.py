@@ -1,15 +1,15 @@
-"""From channels_last memory to contiguous memory."""
+"""Conversion from channels_last to contiguous memory."""
 
 import torch
 from torch import Tensor
 
-_PIECE = 1 << 17  # numbers: half of a usual second-level cache
+_BLOCK = 1 << 17  # elements: half of a typical second-level cache in float32
 
 
 def contiguous(x: Tensor, memory_format: torch.memory_format) -> Tensor:
     """``x.contiguous(memory_format=...)``, faster from channels_last to contiguous on a CPU.
 
-    torch's own copy walks through the whole map once a channel; this one does so through pieces that stay in the cache.
+    PyTorch reads the whole map once per channel; this copies it in blocks that fit in the cache.
 
     Args:
         x: ``(B, C, H, W)``.
@@ -17,13 +17,13 @@ def contiguous(x: Tensor, memory_format: torch.memory_format) -> Tensor:
     """
     slow = memory_format == torch.contiguous_format and x.device.type == 'cpu' and not x.is_contiguous()
     if slow and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
-        return _Contiguous.apply(x) if torch.is_grad_enabled() and x.requires_grad else _by_pieces(x)
+        return _Contiguous.apply(x) if torch.is_grad_enabled() and x.requires_grad else _copy_in_blocks(x)
     return x.contiguous(memory_format=memory_format)
 
 
-def _by_pieces(x: Tensor) -> Tensor:
+def _copy_in_blocks(x: Tensor) -> Tensor:
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
-    pixels = max(1, _PIECE // x.shape[1])
+    pixels = max(1, _BLOCK // x.shape[1])
     for target, source in zip(out.flatten(2), x.permute(0, 2, 3, 1).flatten(1, 2), strict=True):
         for first in range(0, len(source), pixels):
             target[:, first : first + pixels] = source[first : first + pixels].t()
@@ -33,11 +33,11 @@ def _by_pieces(x: Tensor) -> Tensor:
 class _Contiguous(torch.autograd.Function):
     @staticmethod
     def forward(x):
-        return _by_pieces(x)
+        return _copy_in_blocks(x)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        pass
+        """Nothing is saved; torch.func requires the method."""
 
     @staticmethod
     def backward(ctx, grad):

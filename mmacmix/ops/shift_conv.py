@@ -1,18 +1,21 @@
 """The convolution path of ACmix: "shift and sum".
 
 A ``k x k`` convolution is a sum of k^2 1x1 convolutions, each followed by a shift (arXiv 2111.14556, section 3.1,
-equations 3 to 5). ACmix reuses the projections of the attention path instead of k^2 of its own: for every index d of
-``head_dim`` a fully connected layer, shared by all d, mixes the ``3 * heads`` values of query, key and value into k^2
-features, and a group convolution whose kernels start as the k^2 shifts moves and sums them (section 4.2, figure 3).
+equations 3 to 5). ACmix computes these from the projections of the attention path: for every index of ``head_dim``,
+a fully connected layer mixes the ``3 * heads`` values of query, key and value into k^2 features, and a group
+convolution, whose kernels are initialised as the k^2 shifts, shifts and sums them (section 4.2, figure 3).
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .borders import window_positions
+from .sizes import ceil_div
+
 
 def shift_kernels(channels: int, kernel_size: int) -> Tensor:
-    """The kernels that shift and sum: ``(channels, k^2, k, k)``, kernel t is 1 at its t-th tap and 0 elsewhere."""
+    """Kernels that shift and sum: ``(channels, k^2, k, k)``, kernel t is 1 at its t-th tap and 0 elsewhere."""
     taps = kernel_size**2
     return torch.eye(taps).view(1, taps, kernel_size, kernel_size).repeat(channels, 1, 1, 1)
 
@@ -37,9 +40,9 @@ def mix(projections: Tensor, mixing: Tensor, mixing_bias: Tensor | None = None) 
 def feature_projection(
     weight: Tensor, bias: Tensor | None, mixing: Tensor, mixing_bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Merge the fully connected layer into the projections: from the input to the features in one 1x1 convolution.
+    """Merge the projections and the fully connected layer into one 1x1 convolution from the input to the features.
 
-    Exact: both are linear, and the zero padding comes behind them. It spares a permuted copy of query, key and value.
+    Exact, because both are linear and zero padding comes after them. Avoids a permuted copy of query, key and value.
 
     Args:
         weight: ``(3 * heads * head_dim, in_channels)``, the projections to query, key and value, heads outermost.
@@ -52,20 +55,20 @@ def feature_projection(
     """
     head_dim = weight.shape[0] // mixing.shape[1]
     merged = torch.einsum('ti,idc->dtc', mixing, weight.unflatten(0, (-1, head_dim))).flatten(0, 1)
-    shift = weight.new_zeros(head_dim, mixing.shape[0])
+    merged_bias = weight.new_zeros(head_dim, mixing.shape[0])
     if bias is not None:
-        shift = shift + torch.einsum('ti,id->dt', mixing, bias.unflatten(0, (-1, head_dim)))
+        merged_bias = merged_bias + torch.einsum('ti,id->dt', mixing, bias.unflatten(0, (-1, head_dim)))
     if mixing_bias is not None:
-        shift = shift + mixing_bias
-    return merged, shift.flatten()
+        merged_bias = merged_bias + mixing_bias
+    return merged, merged_bias.flatten()
 
 
 def merged_kernels(kernels: Tensor, features: Tensor) -> Tensor:
-    """The plain convolution that a projection to the features and the group convolution behind it are together.
+    """Merge a projection to the features and the group convolution into one dense kernel.
 
     Args:
-        kernels: ``(head_dim * heads, k^2, k, k)``.
-        features: ``(head_dim * k^2, in_channels)``, from the input to the features.
+        kernels: ``(head_dim * heads, k^2, k, k)``, the group convolution.
+        features: ``(head_dim * k^2, in_channels)``, the projection.
 
     Returns:
         ``(head_dim * heads, in_channels, k, k)``.
@@ -75,10 +78,10 @@ def merged_kernels(kernels: Tensor, features: Tensor) -> Tensor:
 
 
 def shift_and_sum(features: Tensor, kernels: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
-    """Shift the features and sum them, a group convolution with zero padding.
+    """Shift the features and sum them: a group convolution with zero padding.
 
     Args:
-        features: ``(B, head_dim * k^2, H, W)``, the k^2 features of a ``head_dim`` index side by side.
+        features: ``(B, head_dim * k^2, H, W)``, with the k^2 features of each index of ``head_dim`` adjacent.
         kernels: ``(head_dim * heads, k^2, k, k)``.
         stride: Step between outputs in pixels. Default: 1.
         dilation: Step between taps in pixels. Default: 1.
@@ -87,22 +90,16 @@ def shift_and_sum(features: Tensor, kernels: Tensor, stride: int = 1, dilation: 
         ``(B, head_dim * heads, ceil(H / stride), ceil(W / stride))``; channel ``d * heads + h``.
     """
     taps, kernel_size = kernels.shape[1:3]
-    return F.conv2d(
-        features,
-        kernels,
-        stride=stride,
-        padding=kernel_size // 2 * dilation,
-        dilation=dilation,
-        groups=features.shape[1] // taps,
-    )
+    groups = features.shape[1] // taps
+    return F.conv2d(features, kernels, None, stride, kernel_size // 2 * dilation, dilation, groups)
 
 
 def dense_shift_conv(
     x: Tensor, kernels: Tensor, taps: Tensor, bias: Tensor | None = None, stride: int = 1, dilation: int = 1
 ) -> Tensor:
-    """The projection to the features and ``shift_and_sum`` after it as one plain convolution.
+    """A projection to the features followed by ``shift_and_sum``, as one dense convolution.
 
-    The zero padding comes behind the projection, so the projection's bias is felt only by the taps that lie on the map.
+    Zero padding comes after the projection, so only taps inside the map add the projection's bias.
 
     Args:
         x: ``(B, in_channels, H, W)``.
@@ -116,16 +113,13 @@ def dense_shift_conv(
         ``(B, out_channels, ceil(H / stride), ceil(W / stride))``.
     """
     out = F.conv2d(x, kernels, bias, stride, kernels.shape[2] // 2 * dilation, dilation)
-    # For every row, and every column, of outputs: which taps lie on the map.
-    on_rows, on_columns = (_on_map(side, taps, stride, dilation) for side in x.shape[2:])
-    of_columns = torch.einsum('xl,okl->kxo', on_columns, taps)
-    out += torch.einsum('yk,kxo->yxo', on_rows, of_columns).permute(2, 0, 1).to(out.dtype)
+    rows, columns = (_taps_inside(side, taps, stride, dilation) for side in x.shape[2:])
+    bias_of_columns = torch.einsum('xl,okl->kxo', columns, taps)
+    out += torch.einsum('yk,kxo->yxo', rows, bias_of_columns).permute(2, 0, 1).to(out.dtype)
     return out
 
 
-def _on_map(side: int, taps: Tensor, stride: int, dilation: int) -> Tensor:
-    """``(outputs, k)``: 1 where a tap of an output's window lies on the map, else 0; an axis is ``side`` long."""
-    kernel_size = taps.shape[2]
-    offsets = (torch.arange(kernel_size, device=taps.device) - kernel_size // 2) * dilation
-    places = torch.arange(0, side, stride, device=taps.device)[:, None] + offsets
-    return ((places >= 0) & (places < side)).to(taps.dtype)
+def _taps_inside(side: int, taps: Tensor, stride: int, dilation: int) -> Tensor:
+    """``(outputs, k)``: 1 where an output's tap lies inside the map, else 0, along an axis of length ``side``."""
+    positions = window_positions(ceil_div(side, stride), taps.shape[2], stride, dilation, taps.device)
+    return ((positions >= 0) & (positions < side)).to(taps.dtype)

@@ -1,14 +1,11 @@
-"""Arithmetic of sizes."""
+"""Integer arithmetic of sizes. Exporters simplify ``(a + b - 1) // b`` for symbolic sizes, but not ``-(-a // b)``."""
 
 
 def ceil_div(length: int, unit: int) -> int:
     """``length / unit``, rounded up."""
-    return -(-length // unit)
+    return (length + unit - 1) // unit
 
 
 def padding_to_multiple(length: int, unit: int) -> int:
-    """How much to add to ``length`` to make it a multiple of ``unit``.
-
-    The sum with ``length`` is one that an exporter, to whom ``length`` is a symbol, recognises as a multiple.
-    """
-    return (length + unit - 1) // unit * unit - length
+    """The smallest padding that makes ``length`` a multiple of ``unit``."""
+    return ceil_div(length, unit) * unit - length

@@ -3,7 +3,7 @@ from ..versions import check_openmmlab
 check_openmmlab()
 
 from .gallery import draw_gallery
-from .path_weights_hook import PathWeightsHook
+from .path_weights import PathWeightsHook
 from .quality import image_quality
 from .results_hook import ResultsHook
 

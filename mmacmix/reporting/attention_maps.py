@@ -1,50 +1,44 @@
-"""Where a pixel looks: attention maps drawn over their image."""
+"""Attention maps of a pixel, drawn over the image."""
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import mmcv
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from PIL import Image
 from torch import Tensor, nn
 
 from ..layers import MixingLayer
+from .charts import saved_axes
+from .observation import observed_layers
 
-_COLUMNS = 8  # heads in a row
-_SIDE = 1000  # pixels of the picture's longer side, at most: there are many small cells
+_COLUMNS = 8  # heads per row
+_SIDE = 1000  # maximum of the image's longer side in pixels; its copies in the figure are small
+
+Box = tuple[float, float, float, float]  # left, right, top, bottom
 
 
 @contextmanager
-def observed_attention(model: nn.Module, place: tuple[float, float]) -> Iterator[dict[str, Tensor]]:
-    """While it lasts, every layer with attention also tells where one pixel looks.
+def observed_attention(model: nn.Module, relative_position: tuple[float, float]) -> Iterator[dict[str, Tensor]]:
+    """Yield a dictionary that the network's forward pass fills: layer to attention map of one pixel, on the CPU.
 
-    Args:
-        model: The network.
-        place: Of the pixel, from the top and from the left, as shares of height and width of what the network gets.
-
-    Yields:
-        A dictionary that is filled as the network runs, layer to its ``mmacmix.layers.MixingLayer.attention_map``.
+    Maps and ``relative_position`` are those of ``mmacmix.layers.MixingLayer.attention_map``.
     """
     maps: dict[str, Tensor] = {}
-    handles = [
-        module.register_forward_pre_hook(
-            lambda layer, inputs, name=name: maps.update({name: layer.attention_map(inputs[0], place).float().cpu()})
-        )
-        for name, module in model.named_modules()
-        if isinstance(module, MixingLayer) and module.has_attention
-    ]
-    try:
+
+    def observe(name: str, layer: MixingLayer, x: Tensor) -> None:
+        if layer.has_attention:
+            maps[name] = layer.attention_map(x, relative_position).float().cpu()
+
+    with observed_layers(model, observe):
         yield maps
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def last_of_each_stage(maps: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The last map of the layers whose names differ in their last number alone, that of the block."""
+    """The map of the last layer of each stage; names of layers of one stage differ only in their last number."""
     last = {re.sub(r'\.\d+(\.[^\d.][^.]*)*$', '', name): name for name in maps}
     return {name: maps[name] for name in last.values()}
 
@@ -56,13 +50,13 @@ def draw_attention(
     covered: tuple[float, float],
     path: str | Path,
 ) -> None:
-    """Draw what each head of some layers sees of an image, each cut out around the pixels with any weight.
+    """Draw the attention of each head over the image, cropped around the pixels with nonzero weights.
 
     Args:
         image: ``(H, W, 3)`` uint8, RGB.
         maps: Layer to ``(heads, h, w)``.
-        pixel: The one that looks: x and y.
-        covered: Width and height of what the maps cover, in pixels of the image; with padding more than the image.
+        pixel: x and y of the pixel that attends.
+        covered: Width and height of the area that the maps cover, in pixels of the image; padding included.
         path: The PNG to write.
     """
     rows = [
@@ -70,51 +64,52 @@ def draw_attention(
         for name, weights in maps.items()
         for first in range(0, len(weights), _COLUMNS)
     ]
-    columns = max(len(heads) for _, _, heads in rows)
-    figure, axes = plt.subplots(len(rows), columns + 1, figsize=(1.9 * (columns + 1), 2 * len(rows)), squeeze=False)
-    size = image.shape[1::-1]
-    factor = min(1, _SIDE / max(size))
-    shown = mmcv.imresize(image, tuple(max(1, round(side * factor)) for side in size))
-    for line, (name, weights, heads) in zip(axes, rows, strict=True):
-        for cell in line:
-            cell.set_axis_off()
-        seen = _seen(weights, covered)
-        left, right, top, bottom = _with_margin(seen, size)
-        _show(line[0], shown, size, pixel)
-        line[0].add_patch(plt.Rectangle((left, top), right - left, bottom - top, fill=False, color='cyan'))
-        line[0].set_title(name, fontsize=6, loc='left')
-        for cell, head in zip(line[1:], heads, strict=False):
-            _show(cell, shown, size, pixel)
-            share = (weights[head].clamp(min=0) / weights[head].max().clamp(min=1e-12)).numpy()
-            extent = (0, covered[0], covered[1], 0)
-            cell.imshow(share, cmap='inferno', extent=extent, alpha=0.85 * share**0.5, interpolation='nearest')
-            corner, sides = (seen[0], seen[2]), (seen[1] - seen[0], seen[3] - seen[2])
-            cell.add_patch(plt.Rectangle(corner, *sides, fill=False, color='white', linewidth=0.6))
-            cell.set_xlim(left, right)
-            cell.set_ylim(bottom, top)
-            cell.set_title(f'head {head + 1}: up to {weights[head].max():.2g}', fontsize=6)
-    figure.savefig(path, dpi=130, bbox_inches='tight')
-    plt.close(figure)
+    columns = 1 + max(len(heads) for _, _, heads in rows)
+    height, width = image.shape[:2]
+    thumbnail = Image.fromarray(image)
+    thumbnail.thumbnail((_SIDE, _SIDE))
+
+    def show(axes: Axes) -> None:
+        axes.imshow(thumbnail, extent=(0, width, height, 0))
+        axes.plot(pixel[0] + 0.5, pixel[1] + 0.5, '+', color='cyan', markersize=6, clip_on=False)
+
+    with saved_axes(path, (1.9 * columns, 2 * len(rows)), len(rows), columns) as grid:
+        for axes in grid.flat:
+            axes.set_axis_off()
+        for (overview, *cells), (name, weights, heads) in zip(grid, rows, strict=True):
+            box = _bounding_box(weights, covered)
+            left, right, top, bottom = view = _enlarged(box, width, height)
+            show(overview)
+            overview.add_patch(_rectangle(view, 'cyan'))
+            overview.set_title(name, fontsize=6, loc='left')
+            for axes, head in zip(cells, heads, strict=False):
+                show(axes)
+                largest = weights[head].max()
+                relative = (weights[head].clamp(min=0) / largest.clamp(min=1e-12)).numpy()
+                extent = (0, covered[0], covered[1], 0)
+                axes.imshow(
+                    relative, cmap='inferno', extent=extent, alpha=0.85 * relative**0.5, interpolation='nearest'
+                )
+                axes.add_patch(_rectangle(box, 'white', linewidth=0.6))
+                axes.set(xlim=(left, right), ylim=(bottom, top))
+                axes.set_title(f'head {head + 1}: up to {largest:.2g}', fontsize=6)
 
 
-def _show(axes: Axes, image: np.ndarray, size: tuple[int, int], pixel: tuple[float, float]) -> None:
-    axes.imshow(image, extent=(0, size[0], size[1], 0))
-    axes.plot(pixel[0] + 0.5, pixel[1] + 0.5, '+', color='cyan', markersize=6, clip_on=False)
+def _rectangle(box: Box, color: str, **style: float) -> Rectangle:
+    left, right, top, bottom = box
+    return Rectangle((left, top), right - left, bottom - top, fill=False, color=color, **style)
 
 
-def _seen(weights: Tensor, covered: tuple[float, float]) -> tuple[float, float, float, float]:
-    """Left, right, top and bottom of what has any weight; of all, where nothing has."""
-    bounds = []
-    for dim, length in ((1, covered[0]), (0, covered[1])):
-        pixel = length / weights.shape[1 + dim]
-        there = (weights != 0).any(0).any(1 - dim)
-        there = (there if there.any() else ~there).nonzero()[:, 0]
-        bounds += [there.min().item() * pixel, (there.max().item() + 1) * pixel]
-    return tuple(bounds)
+def _bounding_box(weights: Tensor, covered: tuple[float, float]) -> Box:
+    """The box around all nonzero weights, in pixels of the image; the whole map if all weights are zero."""
+    nonzero = (weights != 0).any(0)
+    ys, xs = (nonzero if nonzero.any() else ~nonzero).nonzero().T.numpy()
+    dx, dy = covered[0] / weights.shape[2], covered[1] / weights.shape[1]
+    return xs.min() * dx, (xs.max() + 1) * dx, ys.min() * dy, (ys.max() + 1) * dy
 
 
-def _with_margin(seen: tuple[float, ...], size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Half as much again on each side, within the image."""
-    left, right, top, bottom = seen
-    across, down = (right - left) / 2, (bottom - top) / 2
-    return max(0, left - across), min(size[0], right + across), max(0, top - down), min(size[1], bottom + down)
+def _enlarged(box: Box, width: int, height: int) -> Box:
+    """The box with margins of half its size, clipped to the image."""
+    left, right, top, bottom = box
+    dx, dy = (right - left) / 2, (bottom - top) / 2
+    return max(0, left - dx), min(width, right + dx), max(0, top - dy), min(height, bottom + dy)

@@ -1,4 +1,4 @@
-"""Intersection over union by class, which MMSegmentation's own metric prints but does not return."""
+"""The IoU of each class, which MMSegmentation's own metric prints but does not return."""
 
 from mmengine.registry import METRICS
 from mmseg.evaluation import IoUMetric
@@ -6,7 +6,7 @@ from mmseg.evaluation import IoUMetric
 
 @METRICS.register_module()
 class ClassIoUMetric(IoUMetric):
-    """MMSegmentation's ``IoUMetric``, which also returns each class that occurs: ``IoU/<class>``, in percent.
+    """MMSegmentation's ``IoUMetric`` that also returns ``IoU/<class>``, in percent, for each class that occurs.
 
     Importing this module imports MMSegmentation.
     """
@@ -15,6 +15,6 @@ class ClassIoUMetric(IoUMetric):
         metrics = super().compute_metrics(results)
         if self.format_only:
             return metrics
-        intersection, union = (sum(areas).tolist() for areas in list(zip(*results, strict=True))[:2])
-        classes = zip(self.dataset_meta['classes'], intersection, union, strict=True)
-        return metrics | {f'IoU/{name}': 100 * common / whole for name, common, whole in classes if whole}
+        intersections, unions = (sum(areas).tolist() for areas in list(zip(*results, strict=True))[:2])
+        classes = zip(self.dataset_meta['classes'], intersections, unions, strict=True)
+        return metrics | {f'IoU/{name}': 100 * intersection / union for name, intersection, union in classes if union}

@@ -1,8 +1,9 @@
-"""What only reports never ends a training."""
+"""Errors in reporting, which never end a training."""
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from mmengine.logging import print_log
 from mmengine.visualization import Visualizer
@@ -11,34 +12,35 @@ from ..errors import first_line
 
 
 class Guard:
-    """Turns errors of reporting into one warning: the first is logged, later ones are ignored.
+    """Suppresses errors in reporting: logs the first one as a warning and ignores later ones.
 
     Args:
-        what: What is lost then, for the warning.
+        subject: What the warning calls the output that is lost, in the plural.
     """
 
-    def __init__(self, what: str) -> None:
-        self.what = what
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
         self._has_warned = False
 
     @contextmanager
     def __call__(self) -> Iterator[None]:
-        """Run the body of a ``with`` statement up to its first error."""
+        """A context that ends quietly at the first error inside."""
         try:
             yield
-        except Exception as error:  # whatever it is, the training goes on
+        except Exception as error:
             if not self._has_warned:
+                self._has_warned = True
                 reason = f'{type(error).__name__} {first_line(error)}'
-                print_log(f'{self.what} cannot be written, and the run continues: {reason}', 'current', logging.WARNING)
-            self._has_warned = True
+                message = f'{self.subject} cannot be written, and the run continues: {reason}'
+                print_log(message, 'current', logging.WARNING)
 
 
 def guard_scalars(visualizer: Visualizer) -> None:
-    """Keep scalars that a visualizer cannot write, on a full disk for instance, from ending the training."""
-    write, guard = visualizer.add_scalars, Guard('scalars')
+    """Let a visualizer that cannot write scalars, for instance to a full disk, warn once instead of raising."""
+    add_scalars, guard = visualizer.add_scalars, Guard('scalars')
 
-    def guarded(*arguments, **named) -> None:
+    def guarded(*args: Any, **kwargs: Any) -> None:
         with guard():
-            write(*arguments, **named)
+            add_scalars(*args, **kwargs)
 
     visualizer.add_scalars = guarded

@@ -1,6 +1,8 @@
-"""What a picture says in words: the key to its colours, a caption."""
+"""Legends, captions and the colours of classes in pictures."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -12,32 +14,32 @@ def draw_legend(names: Sequence[str], colors: Sequence[Sequence[int]], width: in
     """A coloured square and a name for each entry, in as many lines as they need.
 
     Args:
-        names: What the colours stand for.
+        names: Labels of the colours.
         colors: RGB, 0 to 255.
-        width: Pixels; an entry that is longer is cut off.
+        width: Width in pixels; a longer entry is cut off.
         line: Height of a line in pixels. Default: 24.
 
     Returns:
         ``(H, width, 3)`` uint8, RGB, on white.
     """
     font, pad = _font(line), line // 4
-    places, x, y = [], pad, 0
+    corners, x, y = [], pad, 0
     for name in names:
         length = line + round(font.getlength(name)) + 2 * pad
         if x + length > width and x > pad:
             x, y = pad, y + line
-        places.append((x, y))
+        corners.append((x, y))
         x += length
     image = Image.new('RGB', (width, y + line), 'white')
     draw = ImageDraw.Draw(image)
-    for name, color, (x, y) in zip(names, colors, places, strict=False):
+    for name, color, (x, y) in zip(names, colors, corners, strict=False):
         draw.rectangle((x, y + pad, x + line - 2 * pad, y + line - pad), tuple(color), 'black')
         draw.text((x + line - pad, y + line // 2), name, 'black', font, anchor='lm')
     return np.asarray(image)
 
 
 def add_legend(image: np.ndarray, names: Sequence[str], colors: Sequence[Sequence[int]]) -> np.ndarray:
-    """An RGB image with ``draw_legend`` below it, larger below larger ones; as it is where there are no names."""
+    """Append ``draw_legend`` below an RGB image, scaled to its width; without names the image stays as it is."""
     if not names:
         return image
     line = max(_LINE, image.shape[1] // 40)
@@ -45,10 +47,28 @@ def add_legend(image: np.ndarray, names: Sequence[str], colors: Sequence[Sequenc
 
 
 def draw_text(text: str, width: int, line: int = _LINE) -> np.ndarray:
-    """One line, cut off where it is longer: ``(line, width, 3)`` uint8, black on white."""
+    """One line of text, cut off at the width: ``(line, width, 3)`` uint8, black on white."""
     image = Image.new('RGB', (width, line), 'white')
     ImageDraw.Draw(image).text((line // 4, line // 2), text, 'black', _font(line), anchor='lm')
     return np.asarray(image)
+
+
+@contextmanager
+def colors_of_classes() -> Iterator[None]:
+    """Within the context, MMDetection fills masks with the colours of their classes, as shown in the legend.
+
+    Otherwise it varies them at random, differently in every picture and every frame of a video.
+    """
+    artist = sys.modules.get('mmdet.visualization.local_visualizer')
+    if artist is None:
+        yield
+        return
+    jitter = artist.jitter_color
+    artist.jitter_color = tuple
+    try:
+        yield
+    finally:
+        artist.jitter_color = jitter
 
 
 def _font(line: int) -> ImageFont.FreeTypeFont:

@@ -1,50 +1,45 @@
-"""Time and memory of alternatives, taken side by side."""
+"""Time and memory of alternatives, measured in turn."""
 
 import ctypes
+import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .charts import saved_axes
+from .tables import markdown_table
+
 
 class Work(NamedTuple):
-    """What is measured."""
+    """Work to measure."""
 
-    #: Does it once. What it returns, if anything, are outputs and their gradients: backward is part of the work then.
+    #: Does the work once. If it returns outputs and their gradients, the backward pass is part of the work.
     run: Callable[[], tuple[Sequence[Tensor], Sequence[Tensor | None]] | None]
-    #: Networks whose gradients are forgotten before the work is done again.
+    #: Networks whose gradients are reset before each repeat.
     networks: Sequence[nn.Module] = ()
 
 
 class Measured(NamedTuple):
-    """What was measured of one alternative."""
+    """Measurements of one alternative."""
 
-    seconds: list[float]  # a repeat each
-    peak_memory: int | None  # bytes taken at most beside what was there before; None where it cannot be told
-    kept_memory: int | None  # bytes that forward keeps for backward; None if there is no backward
-
-
-class Ratio(NamedTuple):
-    """How many times longer one alternative takes than another, over the repeats."""
-
-    median: float
-    lowest: float
-    highest: float
+    seconds: list[float]  # per repeat
+    peak_memory: int | None  # peak in bytes above the memory in use before; None if the system does not report it
+    kept_memory: int | None  # bytes saved for backward; None without a backward pass
 
 
 def measure(alternatives: dict[str, Work], repeats: int, device: str | torch.device = 'cpu') -> dict[str, Measured]:
-    """Measure alternatives in turn, repeat by repeat, so that what disturbs the machine disturbs all of them.
+    """Measure alternatives in turn, repeat by repeat, so that disturbances affect all of them alike.
 
     Args:
         alternatives: Name to work.
-        repeats: Repeats of each, after two that are not timed: one tells the memory that backward needs, one the peak.
-        device: Where the work is done. Default: ``'cpu'``.
+        repeats: Timed repeats. Two more come first: one measures the memory saved for backward, one the peak.
+        device: The device that the work uses. Default: ``'cpu'``.
     """
     device = torch.device(device)
     kept = {name: _kept_memory(work) for name, work in alternatives.items()}
@@ -52,83 +47,61 @@ def measure(alternatives: dict[str, Work], repeats: int, device: str | torch.dev
     seconds: dict[str, list[float]] = {name: [] for name in alternatives}
     for _ in range(repeats):
         for name, work in alternatives.items():
-            _forget(work)
+            _reset_gradients(work)
             start = _now(device)
             _do(work)
             seconds[name].append(_now(device) - start)
     return {name: Measured(seconds[name], peaks[name], kept[name]) for name in alternatives}
 
 
-def ratio(measured: Measured, other: Measured) -> Ratio:
-    """How many times longer one takes than the other; a repeat is compared with the other's same repeat."""
-    ratios = [a / b for a, b in zip(measured.seconds, other.seconds, strict=True)]
-    return Ratio(statistics.median(ratios), min(ratios), max(ratios))
-
-
 def table(results: dict[str, Measured], baseline: str) -> str:
-    """A Markdown table: median time, ratio to a baseline with its spread, and memory."""
-    rows = [['', 'ms', f'times {baseline}', 'lowest to highest', 'peak MiB', 'kept for backward MiB']]
-    rows.append(['---'] * len(rows[0]))
+    """A Markdown table: median time, its ratio to a baseline's time in the same repeat with range, and memory."""
+    titles = ['', 'ms', f'times {baseline}', 'lowest to highest', 'peak MiB', 'kept for backward MiB']
+    rows = []
     for name, measured in results.items():
-        times = ratio(measured, results[baseline])
-        rows.append(
-            [
-                name,
-                f'{statistics.median(measured.seconds) * 1e3:.1f}',
-                f'{times.median:.3g}',
-                f'{times.lowest:.3g} to {times.highest:.3g}',
-                _mebibytes(measured.peak_memory),
-                _mebibytes(measured.kept_memory),
-            ]
-        )
-    return '\n'.join(f'| {" | ".join(row)} |' for row in rows) + '\n'
+        ratios = [a / b for a, b in zip(measured.seconds, results[baseline].seconds, strict=True)]
+        spread = f'{min(ratios):.3g} to {max(ratios):.3g}'
+        milliseconds = f'{statistics.median(measured.seconds) * 1e3:.1f}'
+        memory = ('' if size is None else f'{size / 2**20:.0f}' for size in measured[1:])
+        rows.append([name, milliseconds, f'{statistics.median(ratios):.3g}', spread, *memory])
+    return markdown_table(titles, rows)
 
 
 def draw(results: dict[str, Measured], title: str, path: str | Path) -> None:
-    """Draw the times into one PNG: a bar for the median, a line from the fastest repeat to the slowest."""
-    figure, axes = plt.subplots(figsize=(8, 0.5 * len(results) + 1.5))
-    names = list(results)[::-1]
-    for height, name in enumerate(names):
-        milliseconds = [1e3 * each for each in results[name].seconds]
-        axes.barh(height, statistics.median(milliseconds), color='tab:blue', alpha=0.5)
-        axes.plot([min(milliseconds), max(milliseconds)], [height] * 2, color='black')
-    axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel('milliseconds')
-    axes.set_title(title)
-    axes.grid(axis='x', alpha=0.3)
-    figure.savefig(path, dpi=120, bbox_inches='tight')
-    plt.close(figure)
+    """Draw the times into one PNG: a bar for the median, a line from the fastest to the slowest repeat."""
+    with saved_axes(path, (8, 0.5 * len(results) + 1.5)) as ((axes,),):
+        for name, measured in results.items():
+            milliseconds = [1e3 * seconds for seconds in measured.seconds]
+            axes.barh(name, statistics.median(milliseconds), color='tab:blue', alpha=0.5)
+            axes.plot([min(milliseconds), max(milliseconds)], [name] * 2, color='black')
+        axes.invert_yaxis()
+        axes.set(xlabel='milliseconds', title=title)
+        axes.grid(axis='x', alpha=0.3)
 
 
 def draw_scaling(series: dict[str, list[tuple[float, Measured]]], unit: str, title: str, path: str | Path) -> None:
-    """Draw time and peak memory over the size of the work into one PNG, with the straight line nearest to all of them.
+    """Draw time and peak memory over the size of the work into one PNG, each with a line fitted to all points.
 
-    Args:
-        series: Name to sizes and what was measured of each.
-        unit: What the size counts.
-        title: Title of the chart.
-        path: The PNG to write.
+    ``series`` maps a name to pairs of a size and its measurements.
     """
     sizes = [size for points in series.values() for size, _ in points]
-    shown = {'seconds, median': lambda measured: statistics.median(measured.seconds)}
+    quantities = {'seconds, median': lambda measured: statistics.median(measured.seconds)}
     if all(measured.peak_memory is not None for points in series.values() for _, measured in points):
-        shown['peak memory, GiB'] = lambda measured: measured.peak_memory / 2**30
-    figure, panels = plt.subplots(1, len(shown), figsize=(5 * len(shown), 4), squeeze=False)
-    for axes, (label, number) in zip(panels[0], shown.items(), strict=True):
-        numbers = [number(measured) for points in series.values() for _, measured in points]
-        if len(set(sizes)) > 1:
-            ends = np.array([0, max(sizes)])
-            axes.plot(ends, np.polyval(np.polyfit(sizes, numbers, 1), ends), color='gray')
-        for (name, points), marker in zip(series.items(), 'os^v', strict=False):
-            axes.plot(*zip(*((size, number(measured)) for size, measured in points), strict=True), marker, label=name)
-        axes.set_xlabel(unit)
-        axes.set_ylabel(label)
-        axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    figure.suptitle(title)
-    figure.savefig(path, dpi=120, bbox_inches='tight')
-    plt.close(figure)
+        quantities['peak memory, GiB'] = lambda measured: measured.peak_memory / 2**30
+    with saved_axes(path, (5 * len(quantities), 4), columns=len(quantities)) as (row,):
+        for axes, (label, quantity) in zip(row, quantities.items(), strict=True):
+            values = [quantity(measured) for points in series.values() for _, measured in points]
+            if len(set(sizes)) > 1:
+                ends = np.array([0, max(sizes)])
+                axes.plot(ends, np.polyval(np.polyfit(sizes, values, 1), ends), color='gray')
+            for (name, points), marker in zip(series.items(), 'os^v', strict=False):
+                xs, ys = zip(*((size, quantity(measured)) for size, measured in points), strict=True)
+                axes.plot(xs, ys, marker, label=name)
+            axes.set(xlabel=unit, ylabel=label)
+            axes.set_ylim(bottom=0)
+            axes.grid(alpha=0.3)
+            axes.legend()
+        row[0].figure.suptitle(title)
 
 
 def _do(work: Work) -> None:
@@ -137,7 +110,7 @@ def _do(work: Work) -> None:
         torch.autograd.backward(*result)
 
 
-def _forget(work: Work) -> None:
+def _reset_gradients(work: Work) -> None:
     for network in work.networks:
         network.zero_grad()
 
@@ -149,16 +122,16 @@ def _now(device: torch.device) -> float:
 
 
 def _kept_memory(work: Work) -> int | None:
-    """Bytes of the storages that autograd saves, parameters left out."""
+    """Bytes of the storages that autograd saves, without parameters."""
     storages = {}
 
-    def keep(tensor: Tensor) -> Tensor:
+    def record(tensor: Tensor) -> Tensor:
         if not any(isinstance(each, nn.Parameter) for each in (tensor, tensor._base)):
             storage = tensor.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
         result = work.run()
     if result is None:
         return None
@@ -167,27 +140,22 @@ def _kept_memory(work: Work) -> int | None:
 
 
 def _peak_memory(work: Work, device: torch.device) -> int | None:
-    _forget(work)
+    _reset_gradients(work)
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         _do(work)
         return torch.cuda.max_memory_allocated(device) - before
-    status = Path('/proc/self/status')
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # hand back what earlier work has freed
-        Path('/proc/self/clear_refs').write_text('5')  # the peak starts anew
+        ctypes.CDLL(None).malloc_trim(0)  # return freed memory to the system
+        Path('/proc/self/clear_refs').write_text('5')  # reset the peak
     except (AttributeError, OSError):  # not Linux
         return None
-    before = _kibibytes(status, 'VmRSS')
+    before = _process_memory('VmRSS')
     _do(work)
-    return max(0, _kibibytes(status, 'VmHWM') - before) * 1024
+    return max(0, _process_memory('VmHWM') - before)
 
 
-def _kibibytes(status: Path, field: str) -> int:
-    (line,) = [line for line in status.read_text().splitlines() if line.startswith(field)]
-    return int(line.split()[1])
-
-
-def _mebibytes(number: int | None) -> str:
-    return '' if number is None else f'{number / 2**20:.0f}'
+def _process_memory(field: str) -> int:
+    """A field of ``/proc/self/status`` in bytes."""
+    return 1024 * int(re.search(rf'^{field}:\s*(\d+)', Path('/proc/self/status').read_text(), re.MULTILINE)[1])

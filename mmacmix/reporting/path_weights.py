@@ -1,44 +1,55 @@
-"""Which layers attend and which convolve? The weights of ACmix's two paths (arXiv 2111.14556, section 5.4)."""
+"""Weights of a layer's two paths, attention and convolution (ACmix: arXiv 2111.14556, section 5.4)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from ..layers import MixingLayer
+from .guard import Guard
+from .observation import observed_layers
 
 _RATES = ('attention_rate', 'conv_rate')
 
 
 class PathWeights(NamedTuple):
-    """How much a layer's two paths count."""
+    """Weights of a layer's two paths."""
 
-    attention_rate: float | None = None  # ACmix alone has rates
+    attention_rate: float | None = None  # only ACmix has rates
     conv_rate: float | None = None
-    attention_share: float | None = None  # of the paths' output norms, 0 to 1
+    attention_share: float | None = None  # attention's share in the sum of both paths' output norms, 0 to 1
 
 
 def path_weights_of(state_dict: dict[str, Tensor]) -> dict[str, PathWeights]:
-    """The rates of all layers in a state dict, by name, in the network's order. Rates that are not learned are not in
-    it."""
-    layers = [name.removesuffix('attention_rate').rstrip('.') for name in state_dict if name.endswith('attention_rate')]
+    """The learned rates in a state dict: layer to its rates, in the network's order."""
+    prefixes = [name.removesuffix(_RATES[0]) for name in state_dict if name.endswith(_RATES[0])]
     return {
-        layer: PathWeights(*(state_dict[f'{layer}.{rate}'.lstrip('.')].float().item() for rate in _RATES))
-        for layer in layers
+        prefix.removesuffix('.'): PathWeights(*(state_dict[prefix + rate].float().item() for rate in _RATES))
+        for prefix in prefixes
     }
 
 
 def logged_path_weights(lines: Sequence[dict]) -> tuple[list[int], dict[str, list[PathWeights]]]:
-    """Steps, and each layer's weights at these, from what ``PathWeightsHook`` has logged."""
+    """Read the scalars that ``PathWeightsHook`` logged.
+
+    Returns:
+        The steps at which all layers of the last measurement were measured, and the layers' weights at these steps.
+    """
+    shares = [{name for name in line if name.endswith('/attention_share')} for line in lines]
+    last = next((line for line in reversed(shares) if line), set())
+    lines = [line for line, measured in zip(lines, shares, strict=True) if last and measured >= last]
     layers: dict[str, list[PathWeights]] = {}
     for line in lines:
-        for name in line:
-            layer, _, kind = name.removeprefix('path_weights/').rpartition('/')
-            if kind == 'attention_share':
-                values = (line.get(f'path_weights/{layer}/{field}') for field in PathWeights._fields)
-                layers.setdefault(layer, []).append(PathWeights(*values))
+        for name in filter(last.__contains__, line):
+            layer = name.removeprefix('path_weights/').removesuffix('/attention_share')
+            values = (line.get(f'path_weights/{layer}/{field}') for field in PathWeights._fields)
+            layers.setdefault(layer, []).append(PathWeights(*values))
     return [line['step'] for line in lines], layers
 
 
@@ -46,51 +57,83 @@ def logged_path_weights(lines: Sequence[dict]) -> tuple[list[int], dict[str, lis
 def observed_path_weights(
     model: nn.Module, guard: Callable[[], AbstractContextManager] = nullcontext
 ) -> Iterator[dict[str, PathWeights]]:
-    """Within it, the first input of every layer is also put through each of its two paths.
+    """Within the context, pass the first input of every layer also through each of its paths alone.
 
     Args:
         model: The network.
-        guard: A context that each measurement runs in. Default: none.
+        guard: Makes the context in which each measurement runs. Default: one without effect.
 
     Yields:
-        A dictionary from layer to its weights, which is filled as the network runs.
+        A dictionary that the network's forward pass fills: layer to its weights.
     """
     layers: dict[str, PathWeights] = {}
 
-    def observe(name: str) -> Callable[[MixingLayer, tuple[Tensor]], None]:
-        def hook(layer: MixingLayer, inputs: tuple[Tensor]) -> None:
-            if name in layers:  # measuring calls the layer, too
-                return
-            rates = [getattr(layer, rate).item() for rate in _RATES if hasattr(layer, rate)]
-            layers[name] = PathWeights(*rates)
+    def observe(name: str, layer: MixingLayer, x: Tensor) -> None:
+        if name not in layers:  # measuring may call the layer again
             with guard():
-                layers[name] = layers[name]._replace(attention_share=attention_share(layer, *inputs))
+                layers[name] = PathWeights(*(getattr(layer, rate).item() for rate in _RATES if hasattr(layer, rate)))
+                layers[name] = layers[name]._replace(attention_share=attention_share(layer, x))
 
-        return hook
-
-    handles = [
-        module.register_forward_pre_hook(observe(name))
-        for name, module in model.named_modules()
-        if isinstance(module, MixingLayer)
-    ]
-    try:
+    with observed_layers(model, observe):
         yield layers
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @torch.no_grad()
 def attention_share(layer: MixingLayer, x: Tensor) -> float:
-    """``|attention| / (|attention| + |convolution|)``, Frobenius norms of what the two paths add to the layer's output.
+    """``|attention| / (|attention| + |convolution|)``: Frobenius norms of both paths' contributions to the output.
 
-    With evaluation's normalisation, and without dropout.
+    Both are computed in eval mode: with running statistics and without dropout.
     """
     modes = {module: module.training for module in layer.modules()}
     layer.eval()
     try:
-        norms = [path.float().norm().item() for path in layer.paths(x)]
+        attention, convolution = (path.float().norm().item() for path in layer.paths(x))
     finally:
         for module, training in modes.items():
             module.training = training
-    return norms[0] / sum(norms) if sum(norms) else 0.5
+    total = attention + convolution
+    return attention / total if total else 0.5
+
+
+@HOOKS.register_module()
+class PathWeightsHook(Hook):
+    """Logs how much the two paths of every layer of this package contribute to its output.
+
+    The scalars are ``path_weights/<layer>/attention_share``, the share of the attention path in the sum of both paths'
+    output norms, and for ACmix ``path_weights/<layer>/attention_rate`` and ``.../conv_rate``. If one cannot be
+    measured, training continues after a warning.
+
+    Args:
+        interval: Iterations between measurements; the last iteration is also measured. Default: 50.
+    """
+
+    def __init__(self, interval: int = 50) -> None:
+        self.interval = interval
+        self._guard = Guard('path weights')
+        self._observing = ExitStack()
+        self._observed: dict[str, PathWeights] = {}
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: dict | None = None) -> None:
+        step = runner.iter + 1
+        if is_main_process() and (step % self.interval == 0 or step == runner.max_iters):
+            self._observed = self._observing.enter_context(observed_path_weights(runner.model, self._guard))
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: dict | None = None, outputs: dict | None = None
+    ) -> None:
+        self._observing.close()
+        observed, self._observed = self._observed, {}
+        scalars = {
+            f'path_weights/{_unwrapped(layer)}/{field}': value
+            for layer, weights in observed.items()
+            for field, value in weights._asdict().items()
+            if value is not None
+        }
+        if scalars:
+            with self._guard():
+                runner.visualizer.add_scalars(scalars, step=runner.iter + 1)
+
+
+def _unwrapped(layer: str) -> str:
+    """A layer's name without the prefixes of distributed wrappers."""
+    return layer.replace('_fsdp_wrapped_module.', '').removeprefix('module.')

@@ -1,4 +1,4 @@
-"""A config in short, for the report."""
+"""A summary of a config for the report."""
 
 from typing import Any
 
@@ -10,31 +10,29 @@ _PARTS = ('backbone', 'neck', 'rpn_head', 'bbox_head', 'decode_head', 'auxiliary
 
 
 def settings_of(cfg: Config) -> dict[str, str]:
-    """What a training config sets, by name; what it does not set is left out."""
+    """The main settings of a training config, by name, without those that it does not have."""
     model, loader = cfg.get('model', {}), cfg.get('train_dataloader') or {}
     roi_head = model.get('roi_head') or {}
-    rows = {
+    datasets = (f'{each.get("type")} in {each.get("data_root")}' for each in innermost(loader.get('dataset')))
+    pretrained = cfg.get('load_from') or _summary((model.get('backbone') or {}).get('init_cfg'))
+    settings = {
         'model': model.get('type'),
-        **{part.replace('_', ' '): _brief(model.get(part)) for part in _PARTS},
-        **{f'RoI head, {part}': _brief(roi_head.get(part)) for part in ('bbox_head', 'mask_head')},
-        'data': '; '.join(
-            f'{each.get("type")} in {each.get("data_root")}' for each in innermost(loader.get('dataset'))
-        ),
+        **{part.replace('_', ' '): _summary(model.get(part)) for part in _PARTS},
+        **{f'RoI head, {part}': _summary(roi_head.get(part)) for part in ('bbox_head', 'mask_head')},
+        'data': '; '.join(datasets),
         'images per process': loader.get('batch_size'),
-        'optimiser': _brief(cfg.get('optim_wrapper', {}).get('optimizer')),
-        'schedule': _brief(cfg.get('param_scheduler')),
-        'training': _brief(cfg.get('train_cfg')),
-        'starts from': cfg.get('load_from')
-        or _brief((model.get('backbone') or {}).get('init_cfg'))
-        or 'random weights',
+        'optimiser': _summary(cfg.get('optim_wrapper', {}).get('optimizer')),
+        'schedule': _summary(cfg.get('param_scheduler')),
+        'training': _summary(cfg.get('train_cfg')),
+        'starts from': pretrained or 'random weights',
     }
-    return {name: str(value) for name, value in rows.items() if value}
+    return {name: str(value) for name, value in settings.items() if value}
 
 
-def _brief(settings: Any) -> str:
-    """``Type(name=value, ...)`` for a part of a config, without what is nested in it."""
+def _summary(settings: Any) -> str:
+    """``Type(name=value, ...)`` for a part of a config, without nested parts."""
     if isinstance(settings, (list, tuple)):
-        return '; '.join(_brief(each) for each in settings)
+        return '; '.join(_summary(each) for each in settings)
     if not isinstance(settings, dict):
         return '' if settings is None else str(settings)
     kind = settings.get('type') or ''

@@ -1,4 +1,4 @@
-"""The sizes of all backbones beside those that ACmix's authors published (arXiv 2111.14556, tables 2 and 3)."""
+"""Sizes of all backbones, and the sizes published for ACmix (arXiv 2111.14556, tables 2 and 3)."""
 
 from typing import NamedTuple
 
@@ -9,13 +9,13 @@ from .complexity import Part, model_complexity
 
 
 class Published(NamedTuple):
-    """A row of the authors' table: ImageNet classifiers, images of 224 x 224 pixels."""
+    """Published size of an ImageNet classifier for images of 224 x 224 pixels."""
 
     parameters: float  # millions
-    macs: float  # thousand millions
+    macs: float  # multiply-adds, billions
 
 
-# Configs of the backbones, and the published rows; X-volution's and LESA's authors published none that is known.
+# Config and published size of each backbone; for X-volution and LESA no sizes of this setting were published.
 BACKBONES = {
     'ACmix-ResNet-26': (dict(type='ACmixResNet', depth=26), Published(10.6, 2.3)),
     'ACmix-ResNet-38': (dict(type='ACmixResNet', depth=38), Published(14.6, 2.9)),
@@ -34,14 +34,9 @@ BACKBONES = {
 
 
 def classifier_size(name: str) -> Part:
-    """Parameters and multiply-adds of an ImageNet classifier, 224 x 224 pixels, with one of ``BACKBONES``."""
+    """Size of an ImageNet classifier for images of 224 x 224 pixels with one of ``BACKBONES``."""
     backbone = MODELS.build(BACKBONES[name][0]).eval()
-    channels = 0
-
-    def run() -> None:
-        nonlocal channels
-        channels = backbone(torch.zeros(1, 3, 224, 224))[-1].shape[1]
-
-    parts = model_complexity(backbone, run)
-    classes = 1000
+    maps: list[torch.Tensor] = []
+    parts = model_complexity(backbone, lambda: maps.extend(backbone(torch.zeros(1, 3, 224, 224))))
+    channels, classes = maps[-1].shape[1], 1000
     return sum(parts.values(), start=Part(channels * classes + classes, channels * classes))

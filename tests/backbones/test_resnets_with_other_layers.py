@@ -1,14 +1,14 @@
-"""X-volution and LESA in ResNets. What all of the package's ResNets share is tested with ACmix-ResNet."""
+"""X-volution and LESA in ResNets: which blocks have them, parameters, arguments. See also test_acmix_resnet.py."""
 
 import importlib
 
 import pytest
 import torch
-from mmengine.registry import MODELS
 from torch import nn
 
 from mmacmix.backbones import LESAResNet, XVolutionResNet
 from mmacmix.layers import LESA, XVolution
+from mmacmix.ops import ceil_div
 
 
 def small(network, **arguments):
@@ -16,14 +16,14 @@ def small(network, **arguments):
 
 
 def kinds(network, convolutions=('conv2',)):
-    """The types of the middle convolutions, block by block and stage by stage."""
+    """Types of the 3x3 convolutions, stage by stage."""
     return [
         [type(getattr(block, name)) for block in getattr(network, stage) for name in convolutions]
         for stage in network.res_layers
     ]
 
 
-def test_x_volution_stands_in_the_third_stage():
+def test_x_volution_is_in_the_third_stage():
     plain = nn.Conv2d
     assert kinds(small(XVolutionResNet)) == [[plain] * 3, [plain] * 4, [XVolution] * 6, [plain] * 3]
     both = kinds(small(XVolutionResNet, depth=34), ('conv1', 'conv2'))
@@ -32,30 +32,24 @@ def test_x_volution_stands_in_the_third_stage():
     assert chosen == [[XVolution], [plain] * 2, [plain] * 4, [XVolution]]
 
 
-def test_lesa_stands_in_the_third_stage_but_for_its_first_block_and_in_the_fourth():
+def test_lesa_is_in_the_fourth_stage_and_all_but_the_first_block_of_the_third():
     plain = nn.Conv2d
     assert kinds(LESAResNet(base_channels=16)) == [[plain] * 3, [plain] * 4, [plain] + [LESA] * 5, [LESA] * 3]
     last = kinds(small(LESAResNet, stage_with_lesa=(False, False, False, True)))
     assert last[2:] == [[plain] * 6, [plain, LESA, LESA]]
 
 
-@pytest.mark.parametrize(
-    'network, depth, shapes',
-    [
-        (XVolutionResNet, 50, [64, 128, 256, 512]),
-        (XVolutionResNet, 34, [16, 32, 64, 128]),
-        (LESAResNet, 50, [64, 128, 256, 512]),
-    ],
-)
 @pytest.mark.parametrize('height, width', [(33, 65), (96, 40)])
-def test_any_size(network, depth, shapes, height, width):
-    maps = small(network, depth=depth).eval()(torch.rand(2, 3, height, width))
-    sides = [(-(-height // step), -(-width // step)) for step in (4, 8, 16, 32)]
-    assert [m.shape[1:] for m in maps] == [(channels, *side) for channels, side in zip(shapes, sides, strict=True)]
+def test_basic_blocks_take_any_size(height, width):
+    maps = small(XVolutionResNet, depth=34).eval()(torch.rand(2, 3, height, width))
+    assert [m.shape[1:] for m in maps] == [
+        (channels, ceil_div(height, stride), ceil_div(width, stride))
+        for channels, stride in zip((16, 32, 64, 128), (4, 8, 16, 32), strict=True)
+    ]
     assert all(m.is_contiguous() and m.isfinite().all() for m in maps)
 
 
-def test_depth_34_without_x_volution_is_the_hosts_resnet():
+def test_depth_34_without_x_volution_equals_the_hosts_resnet():
     from mmdet.models.backbones import ResNet
 
     plain = ResNet(34, base_channels=8, norm_eval=False).double()
@@ -67,19 +61,19 @@ def test_depth_34_without_x_volution_is_the_hosts_resnet():
 
 
 @pytest.mark.parametrize('network, depth', [(XVolutionResNet, 34), (XVolutionResNet, 50), (LESAResNet, 50)])
-def test_parameters_differ_from_the_plain_network_by_those_of_the_layers(network, depth):
+def test_the_layers_account_for_all_additional_parameters(network, depth):
     layer, mixed = network.layer, network(depth)
     plain = network(depth, **{f'stage_with_{layer.__name__.lower()}': (False,) * 4})
     numbers = [sum(p.numel() for p in each.parameters()) for each in (mixed, plain)]
     widths = [(m.in_channels, m.out_channels) for m in mixed.modules() if isinstance(m, layer)]
-    if layer is XVolution:  # eight neighbours beside nine taps, and two normalisations
+    if layer is XVolution:  # eight neighbours besides nine taps, and two normalisations
         more = sum(8 * inside * outside + 4 * outside for inside, outside in widths)
     else:  # nine taps in groups, 1x1, projections, gate, six normalisations, positions, and that of the logits
         more = sum(c * c * (9 / 8 + 1 + 2 + 3 - 9) + c * 2 * (1 + 2 + 1 + 2) + 2 * 27 * c / 16 + 16 for c, _ in widths)
     assert numbers[0] - numbers[1] == more
 
 
-def test_zero_initialised_blocks_start_as_their_shortcut():
+def test_blocks_are_initialised_as_their_shortcut():
     network = small(XVolutionResNet, depth=34)
     network.init_weights()
     assert not network.layer3[1].bn2.weight.any() and network.layer3[1].bn1.weight.all()
@@ -95,29 +89,15 @@ def test_arguments_reach_every_layer(network):
         assert all((-2, 2) in layer.offsets for layer in layers)
     else:
         assert all(layer.row_positions.shape[1] == 5 for layer in layers)
-    assert MODELS.get(network.__name__) is network
 
 
 @pytest.mark.parametrize('network', [XVolutionResNet, LESAResNet])
-def test_the_networks_normalisation_is_that_of_the_layers_unless_they_have_their_own(network):
+def test_layers_have_the_normalisation_of_the_network_unless_they_set_their_own(network):
     name, groups = network.layer.__name__.lower(), dict(type='GN', num_groups=4)
     layers = [m for m in small(network, norm_cfg=groups).modules() if isinstance(m, network.layer)]
     assert all(any(isinstance(m, nn.GroupNorm) for m in layer.modules()) for layer in layers)
     layer = small(network, norm_cfg=groups, **{name: dict(norm_cfg=dict(type='BN'))}).layer3[-1].conv2
     assert not any(isinstance(m, nn.GroupNorm) for m in layer.modules())
-
-
-@pytest.mark.parametrize('network', [XVolutionResNet, LESAResNet])
-def test_with_cp_changes_nothing_but_memory(network):
-    plain, checkpointed = (small(network, depth=26, with_cp=with_cp).double() for with_cp in (False, True))
-    checkpointed.load_state_dict(plain.state_dict())
-    images = torch.rand(2, 3, 64, 64, dtype=torch.float64)
-    results = []
-    for each in (plain, checkpointed):
-        loss = sum(m.square().mean() for m in each(images))
-        results.append([loss, *torch.autograd.grad(loss, list(each.parameters()))])
-    for expected, actual in zip(*results, strict=True):
-        torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.parametrize('layer', [XVolution, LESA])

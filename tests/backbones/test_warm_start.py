@@ -1,3 +1,5 @@
+"""Refining a converted ResNet on images: least squares, and a closer output."""
+
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,7 @@ from mmacmix.layers import ACmix
 from tests.hosts import resnet as host
 
 
-def test_refined_on_images_it_gives_more_of_what_the_plain_network_gives():
+def test_refining_on_images_brings_the_output_closer_to_the_plain_networks():
     plain = host(base_channels=32)
     network = ACmixResNet(50, base_channels=32).eval()
     network.load_state_dict(convert(plain.state_dict(), 'resnet'))
@@ -24,7 +26,7 @@ def test_refined_on_images_it_gives_more_of_what_the_plain_network_gives():
     assert all(after < before and after < 1 for before, after in errors.values())
 
 
-def test_refining_solves_least_squares():
+def test_refining_solves_the_least_squares_problem():
     torch.manual_seed(0)
     conv, layer = nn.Conv2d(20, 8, 3, padding=1, bias=False).double(), ACmix(20, 8).double()
     layer.load_state_dict(approximate(conv.weight.data, 4))
@@ -38,7 +40,7 @@ def test_refining_solves_least_squares():
 
 
 @pytest.mark.parametrize('arguments', [{}, dict(deep_stem=True, norm_cfg=dict(type='IN', affine=True))])
-def test_a_state_dict_is_enough(arguments):
+def test_state_dicts_are_refined_like_networks(arguments):
     torch.manual_seed(0)
     plain = ACmixResNet(26, base_channels=16, stage_with_acmix=(False,) * 4, **arguments).eval()
     plain.init_weights()
@@ -53,7 +55,7 @@ def test_a_state_dict_is_enough(arguments):
         assert torch.equal(state_dict[name], tensor), name
 
 
-def test_another_depth_is_told():
+def test_a_network_of_unknown_depth_is_refused():
     plain = ACmixResNet(26, base_channels=8, stage_with_acmix=(False,) * 4, num_stages=2, out_indices=(1,))
     with pytest.raises(ValueError, match=r'no depth of \[26, 38, 50, 101\] has \(1, 2, 0, 0\) bottlenecks'):
         refined(plain.state_dict(), convert(plain.state_dict(), 'resnet'), torch.rand(1, 3, 64, 64))

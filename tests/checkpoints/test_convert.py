@@ -1,3 +1,5 @@
+"""Conversion of published ACmix checkpoints: strict loading, and messages that name keys."""
+
 import pytest
 import torch
 
@@ -17,23 +19,23 @@ def classifier():
     return golden.load('resnet26').state_dict
 
 
-def test_operator_loads_strictly(operator):
+def test_an_operator_loads_strictly(operator):
     ACmix(16, 16).load_state_dict(convert(operator, 'acmix'), strict=True)
 
 
-def test_classifier_loads_strictly_and_nothing_but_fc_is_left_out(classifier):
+def test_a_classifier_loads_strictly_and_only_its_head_is_dropped(classifier):
     converted = convert(classifier, 'acmix-resnet')
     ACmixResNet(26).load_state_dict(converted, strict=True)
     before = sum(t.numel() for name, t in classifier.items() if not name.startswith('fc.'))
     assert sum(t.numel() for t in converted.values()) == before
 
 
-def test_batch_counters_are_carried_over(classifier):
+def test_batch_counters_are_kept(classifier):
     classifier['bn1.num_batches_tracked'] = torch.tensor(7)
     assert convert(classifier, 'acmix-resnet')['bn1.num_batches_tracked'] == 7
 
 
-def test_prefix_of_distributed_training_is_taken_off(operator):
+def test_the_prefix_of_distributed_training_is_removed(operator):
     wrapped = {f'module.{name}': tensor for name, tensor in operator.items()}
     assert convert(wrapped, 'acmix').keys() == convert(operator, 'acmix').keys()
 
@@ -51,19 +53,25 @@ def test_a_missing_block_is_named(classifier):
         convert(kept, 'acmix-resnet')
 
 
+def test_a_missing_stage_is_named(classifier):
+    kept = {name: tensor for name, tensor in classifier.items() if not name.startswith('layer4.')}
+    with pytest.raises(ValueError, match=r'missing keys: layer4\.0\..* and \d+ more'):
+        convert(kept, 'acmix-resnet')
+
+
 def test_unknown_keys_are_named(operator):
     with pytest.raises(ValueError, match='unknown keys: dep_conv.bias$'):
         convert({**operator, 'dep_conv.bias': torch.zeros(16)}, 'acmix')
 
 
-def test_wrong_source_is_told(operator):
+def test_a_wrong_source_is_named(operator):
     with pytest.raises(ValueError, match='unknown keys: .*; missing keys: '):
         convert(operator, 'acmix-resnet')
     with pytest.raises(ValueError, match="source must be one of .* got 'nat'"):
         convert(operator, 'nat')
 
 
-def test_the_original_stays_as_it_was(operator):
+def test_the_input_is_not_modified(operator):
     shapes = {name: tensor.shape for name, tensor in operator.items()}
     convert(operator, 'acmix')
     assert {name: tensor.shape for name, tensor in operator.items()} == shapes

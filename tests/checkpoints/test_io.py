@@ -1,4 +1,4 @@
-"""Checkpoints are read as data, whatever wraps them; what does not fit a model is told."""
+"""Reading checkpoints as data without effects on the process, finding state dicts, and checking that they fit."""
 
 import os
 import sys
@@ -10,14 +10,15 @@ from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from mmacmix.checkpoints import load_checkpoint, state_dict_of
+from mmacmix.checkpoints import WeightsError, load_checkpoint, state_dict_of
 from mmacmix.checkpoints.io import check_fit
+from mmacmix.errors import LibraryError
 from mmacmix.layers import WindowACmix
 from tests.tooling import python
 
 
 def process_state():
-    """What reading a checkpoint could switch over for the whole process."""
+    """Settings of the process that reading a checkpoint might change."""
     return (
         dict(os.environ),
         torch.load,
@@ -27,7 +28,7 @@ def process_state():
     )
 
 
-def test_a_network_is_built_and_given_weights_and_nothing_changes_for_the_process(tmp_path, monkeypatch):
+def test_building_and_loading_a_network_changes_no_setting_of_the_process(tmp_path, monkeypatch):
     monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
     cfg = dict(type='ACmixResNet', depth=26, base_channels=8)
     before = process_state()
@@ -39,7 +40,7 @@ def test_a_network_is_built_and_given_weights_and_nothing_changes_for_the_proces
     assert process_state() == before
 
 
-def test_importing_changes_nothing_for_the_process():
+def test_importing_changes_no_setting_of_the_process():
     done = python("""
         import os, torch
         from mmengine.runner import CheckpointLoader
@@ -54,7 +55,7 @@ def test_importing_changes_nothing_for_the_process():
 
 
 class ReachOut:
-    """Asks for an attribute through which the file could reach anything."""
+    """Pickled as a lookup of an attribute from which any object can be reached."""
 
     def __reduce__(self):
         from mmengine.logging import HistoryBuffer
@@ -62,7 +63,7 @@ class ReachOut:
         return getattr, (HistoryBuffer, '__init__')
 
 
-def test_only_a_log_buffers_own_statistics_can_be_looked_up(tmp_path):
+def test_no_attributes_but_the_statistics_of_log_buffers_can_be_looked_up(tmp_path):
     torch.save(ReachOut(), tmp_path / 'bad.pth')
     with pytest.raises(ValueError, match='could run code'):
         load_checkpoint(tmp_path / 'bad.pth')
@@ -79,11 +80,11 @@ def test_a_training_state_of_mmengine_is_read(tmp_path):
     assert state_dict_of(loaded)['a'].tolist() == [1, 1]
 
 
-def test_a_checkpoint_of_swins_original_repository_is_read_with_its_settings(tmp_path, monkeypatch):
+def test_a_checkpoint_of_the_original_swin_repository_is_read_with_its_settings(tmp_path, monkeypatch):
     module = types.ModuleType('yacs.config')
 
     class CfgNode(dict):
-        """As in yacs: a dictionary with an attribute of its own."""
+        """As in yacs: a dict with an attribute."""
 
         def __init__(self, *arguments):
             super().__init__(*arguments)
@@ -112,13 +113,58 @@ def test_missing_and_broken_files_are_named(tmp_path):
         load_checkpoint(tmp_path / 'half.pth')
 
 
+def test_entries_that_the_process_already_allows_stay_allowed(tmp_path):
+    from mmengine.logging import HistoryBuffer
+
+    torch.save(dict(state_dict=dict(a=torch.ones(1)), loss=HistoryBuffer([1.0], [1])), tmp_path / 'state.pth')
+    with torch.serialization.safe_globals([HistoryBuffer]):
+        before = set(torch.serialization.get_safe_globals())
+        load_checkpoint(tmp_path / 'state.pth')
+        assert set(torch.serialization.get_safe_globals()) == before
+
+
+@pytest.mark.parametrize('scheme', ['', 'file://', 'http://'])
+def test_files_and_addresses_are_read_and_code_in_them_is_refused(tmp_path, monkeypatch, scheme):
+    from mmengine import fileio
+
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')  # the default of torch.load
+    monkeypatch.setattr(torch.hub, 'load_state_dict_from_url', lambda url, **options: torch.load(path, **options))
+    monkeypatch.setattr(fileio, 'get', lambda address: path.read_bytes())
+    path = tmp_path / 'good.pth'
+    torch.save(dict(a=torch.ones(2)), path)
+    assert load_checkpoint(f'{scheme}{path}')['a'].tolist() == [1, 1]
+    path = tmp_path / 'bad.pth'
+    torch.save(ReachOut(), path)
+    with pytest.raises(WeightsError, match='could run code'):
+        load_checkpoint(f'{scheme}{path}')
+
+
+def test_checkpoints_are_read_without_openmmlab(tmp_path):
+    path = str(tmp_path / 'weights.pth')
+    done = python(f"""
+        import sys
+        sys.modules.update(mmengine=None, mmcv=None)  # imports fail
+        import torch
+        from mmacmix.checkpoints import load_checkpoint
+        torch.save(dict(a=torch.ones(1)), {path!r})
+        assert load_checkpoint({path!r})['a'] == 1
+    """)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_torch_without_named_safe_globals_is_refused(tmp_path, monkeypatch):
+    monkeypatch.delattr(torch.serialization, 'get_unsafe_globals_in_checkpoint')
+    with pytest.raises(LibraryError, match='reading checkpoints without running their code needs torch 2.6, found'):
+        load_checkpoint(tmp_path / 'any.pth')
+
+
 @pytest.mark.parametrize('wrap', [lambda s: s, lambda s: dict(state_dict=s, meta={}), lambda s: dict(model=s)])
-def test_state_dict_is_found_however_it_is_wrapped(wrap):
+def test_the_state_dict_is_found_bare_or_wrapped(wrap):
     assert state_dict_of(wrap(dict(a=torch.ones(1)))).keys() == {'a'}
 
 
 @pytest.mark.parametrize('thing', [{}, [1], dict(epoch=3), dict(state_dict={})])
-def test_something_else_is_no_checkpoint(thing):
+def test_anything_without_a_state_dict_is_refused(thing):
     with pytest.raises(ValueError, match=r'x\.pth holds no state dict'):
         state_dict_of(thing, 'x.pth')
 
@@ -132,7 +178,7 @@ def test_the_state_dict_of_a_wrapped_model_fits_the_bare_one(model):
     assert check_fit(state_dict_of(nn.DataParallel(model).state_dict()), model, 'x.pth') is None
 
 
-def test_another_head_is_refused_unless_a_part_is_enough(model):
+def test_another_head_is_refused_unless_a_partial_fit_is_accepted(model):
     other = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 5))
     with pytest.raises(ValueError, match='is a checkpoint of another model: shapes differ for 1.weight, 1.bias'):
         check_fit(model.state_dict(), other, 'x.pth')
@@ -140,12 +186,12 @@ def test_another_head_is_refused_unless_a_part_is_enough(model):
     assert note == 'x.pth fits the model in part: shapes differ for 1.weight, 1.bias'
 
 
-def test_a_state_dict_of_which_nothing_fits_is_refused(model):
+def test_a_state_dict_without_common_keys_is_refused(model):
     with pytest.raises(ValueError, match='it lacks weight, bias; the model lacks 0.weight, 0.bias, 1.weight and more'):
         check_fit(model.state_dict(), nn.Linear(4, 8), 'x.pth', partial=True)
 
 
-def test_a_state_dict_that_the_model_adapts_fits():
+def test_a_state_dict_that_load_hooks_adapt_fits():
     state_dict = nn.Sequential(WindowACmix(8, 2, window_size=7)).state_dict()
     check_fit(state_dict, nn.Sequential(WindowACmix(8, 2, window_size=4)), 'x.pth')
     check_fit(state_dict, nn.Sequential(WindowACmix(8, 2, rates=(1, 0), learn_rates=False)), 'x.pth')

@@ -1,4 +1,4 @@
-"""Layouts of PVT checkpoints. That the network is right once converted is told in tests/backbones."""
+"""Layouts of PVT checkpoints. The outputs of converted networks are tested in tests/backbones."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def openmmlab():
 
 @pytest.fixture
 def original(openmmlab):
-    """As the original repository saves a classifier."""
+    """A classifier of the original repository."""
     renamed = {'cls_token': torch.zeros(1, 1, 512)}
     renamed.update({f'{name}.{leaf}': torch.zeros(1) for name in ('norm', 'head') for leaf in ('weight', 'bias')})
     for name, tensor in openmmlab.items():
@@ -54,7 +54,7 @@ def test_both_layouts_give_the_same_network(openmmlab, original):
         assert torch.equal(actual[name], expected[name]), name
 
 
-def test_a_classifiers_normalisation_is_loaded_where_there_is_one(openmmlab, original):
+def test_the_normalisation_of_a_classifier_is_loaded_if_the_network_has_one(openmmlab, original):
     original['norm.weight'], original['norm.bias'] = torch.rand(512), torch.rand(512)
     network = ACmixPyramidVisionTransformer(dict(depths=(1, 2, 1, 1)), final_norm=True)
     network.load_state_dict(convert(openmmlab, 'pvt'))
@@ -64,15 +64,15 @@ def test_a_classifiers_normalisation_is_loaded_where_there_is_one(openmmlab, ori
     ACmixPyramidVisionTransformer(dict(depths=(1, 2, 1, 1))).load_state_dict(convert(original, 'pvt'))
 
 
-def test_what_is_no_pvt_is_told(openmmlab):
-    with pytest.raises(ValueError, match="not a checkpoint of 'pvt': no stage inside"):
+def test_other_networks_are_refused(openmmlab):
+    with pytest.raises(ValueError, match="not a checkpoint of 'pvt': it has no stages"):
         convert({}, 'pvt')
     name = 'layers.0.1.0.pos_embed'
-    with pytest.raises(ValueError, match='patch_embeds.0.position is of 96 places, which is no square'):
+    with pytest.raises(ValueError, match='patch_embeds.0.position has 96 positions, which is not a square'):
         convert({**openmmlab, name: openmmlab[name][:, :96]}, 'pvt')
 
 
-def test_the_second_path_starts_switched_off_but_ready(openmmlab):
+def test_the_second_path_starts_with_rate_0_and_trains(openmmlab):
     network = ACmixPyramidVisionTransformer(dict(depths=(1, 2, 1, 1)))
     network.load_state_dict(convert(openmmlab, 'pvt'), strict=True)
     for stage in network.stages:

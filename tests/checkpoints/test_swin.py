@@ -1,4 +1,4 @@
-"""Layouts of Swin checkpoints. That the network is right once converted is told in tests/backbones."""
+"""Layouts of Swin checkpoints. The outputs of converted networks are tested in tests/backbones."""
 
 import re
 
@@ -20,7 +20,7 @@ def published():
 
 @pytest.fixture
 def original(published):
-    """A plain Swin as its original repository names it: the published network without the second path."""
+    """A plain Swin of the original repository: the published network without the second path."""
     return {name: tensor for name, tensor in published.items() if not SECOND_PATH.search(name)}
 
 
@@ -31,7 +31,7 @@ def outputs(state_dict, size=(96, 130)):
         return network(golden.draw('image', (1, 3, *size)))
 
 
-def test_published_network_loads_strictly_and_nothing_but_the_head_is_left_out(published):
+def test_the_published_network_loads_strictly_and_only_its_head_is_dropped(published):
     converted = convert(published, 'acmix-swin')
     ACmixSwinTransformer('tiny', out_indices=(3,)).load_state_dict(converted, strict=True)
     before = sum(tensor.numel() for name, tensor in published.items() if not name.startswith('head.'))
@@ -50,7 +50,7 @@ def test_original_layout_equals_the_published_network_with_rates_one_and_zero(pu
 
 
 def timm(state_dict):
-    """The merging belongs to the stage behind it."""
+    """Patch merging belongs to the stage that follows."""
     renamed = {}
     for name, tensor in state_dict.items():
         name = re.sub(r'layers\.(\d)\.downsample', lambda found: f'layers.{int(found[1]) + 1}.downsample', name)
@@ -59,7 +59,7 @@ def timm(state_dict):
 
 
 def openmmlab(state_dict):
-    """Other names, and the 2 x 2 pixels of a merging as nn.Unfold lists them: channel by channel."""
+    """Other names, and the pixels of patch merging in the order of nn.Unfold: channels first."""
     renamed = {}
     for name, tensor in state_dict.items():
         if 'downsample' in name:
@@ -84,7 +84,7 @@ def openmmlab(state_dict):
 
 
 def detector(state_dict):
-    """The same, of a detector in the original repository."""
+    """A detector of the original repository."""
     renamed = {
         f'backbone.{re.sub("^norm", "norm3", name)}': tensor
         for name, tensor in state_dict.items()
@@ -97,7 +97,7 @@ def detector(state_dict):
 
 
 def mmpretrain(state_dict):
-    """The same, of a whole classifier."""
+    """A classifier of MMPretrain."""
     renamed = {}
     for name, tensor in openmmlab(state_dict).items():
         renamed[re.sub('^head', 'head.fc', name) if name.startswith('head') else f'backbone.{name}'] = tensor
@@ -106,7 +106,7 @@ def mmpretrain(state_dict):
 
 @pytest.mark.parametrize('layout', [timm, openmmlab, mmpretrain, detector])
 def test_layouts_hold_the_same_network(original, layout):
-    original.update({'layers.0.blocks.1.attn_mask': torch.zeros(1)})  # computed: not a weight
+    original.update({'layers.0.blocks.1.attn_mask': torch.zeros(1)})  # computed, not learned
     expected = convert(original, 'swin')
     converted = convert(layout(original), 'swin')
     assert {name for name in converted if layout is not detector or name[:5] not in NORMS} == expected.keys()
@@ -117,7 +117,7 @@ def test_layouts_hold_the_same_network(original, layout):
     assert shifts == {layout in (openmmlab, detector)}
 
 
-def test_without_biases_patch_norm_and_with_an_absolute_embedding(original):
+def test_optional_parameters_may_be_missing_or_added(original):
     kept = {
         name: tensor
         for name, tensor in original.items()

@@ -1,3 +1,5 @@
+"""Guards that every detection and segmentation config resolves, fits its name, trains and predicts."""
+
 import functools
 import importlib
 import json
@@ -18,8 +20,8 @@ from mmacmix.datasets import CLASSES, PALETTE, SEMANTIC_CLASSES, SEMANTIC_PALETT
 from mmacmix.layers import LESA, ACmix, SpatialReductionACmix, WindowACmix
 
 ROOT = Path(__file__).parents[2] / 'configs'
-OTHERS = {'_base_', 'imagenet'}  # the latter in test_imagenet.py
-CONFIGS = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob('*.py') if not OTHERS & set(path.parts))
+EXCLUDED = {'_base_', 'imagenet'}  # the latter is in test_imagenet.py
+CONFIGS = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob('*.py') if not EXCLUDED & set(path.parts))
 SEGMENTATION = [name for name in CONFIGS if 'upernet' in name or 'sem_fpn' in name]
 DETECTION = [name for name in CONFIGS if name not in SEGMENTATION]
 
@@ -27,9 +29,9 @@ NETWORKS = {'maskrcnn_acmix.py': 'r50', 'upernet_acmix.py': 'swin-t', 'shapes/up
 BLOCKS = {'swin-t': [2, 2, 6, 2], 'swin-s': [2, 2, 18, 2], 'pvt-t': [2, 2, 2, 2], 'pvt-s': [3, 4, 6, 3]}
 PRETRAINED = {'swin-t': 'swin_tiny', 'swin-s': 'swin_small', 'pvt-t': 'pvt_tiny', 'pvt-s': 'pvt_small'}
 
-SMALL_ALREADY = ('shapes', 'ablation', 'mixing', 'warm_start')
+ALREADY_SMALL = ('shapes', 'ablation', 'mixing', 'warm_start')
 
-# The same networks, narrower and shallower, without weights to download; and their channels.
+# Options for narrower and shallower networks without pretrained weights, and the resulting channels.
 SMALL = {
     'ACmixResNet': ({'model.backbone.base_channels': 8}, [32, 64, 128, 256]),
     'XVolutionResNet': ({'model.backbone.base_channels': 8}, [32, 64, 128, 256]),
@@ -54,8 +56,8 @@ SMALL = {
 
 
 def network_of(name):
-    """The network that a config's name says: ``r50`` of ``mask-rcnn_acmix-r50_fpn_1x_coco``."""
-    if name.startswith(SMALL_ALREADY):
+    """The network in a config's name: ``r50`` in ``mask-rcnn_acmix-r50_fpn_1x_coco``."""
+    if name.startswith(ALREADY_SMALL):
         return NETWORKS.get(name, 'r26')
     return NETWORKS.get(name) or re.search('(acmix|xvolution|lesa)-([^_]+)', name)[2]
 
@@ -68,30 +70,27 @@ def load(name, **changes):
 
 
 def load_small(name):
-    """The config with what shrinks its network and its heads, as ``--cfg-options`` would."""
+    """The config with a smaller network and heads, as if set by ``--cfg-options``."""
     cfg = load(name)
     model = cfg.model
-    if name.startswith(SMALL_ALREADY):
+    if name.startswith(ALREADY_SMALL):
         model.backbone.pop('init_cfg', None)
         return cfg
-    changes, channels = SMALL[model.backbone.type]
+    options, channels = SMALL[model.backbone.type]
+    changes = dict(options)
     if model.backbone.get('depth') == 34:
         channels = [each // 4 for each in channels]
     if 'neck' in model:
-        changes = {**changes, 'model.neck.in_channels': channels}
+        changes['model.neck.in_channels'] = channels
     elif model.decode_head.type == 'UPerHead':
-        changes = {**changes, 'model.decode_head.in_channels': channels, 'model.decode_head.channels': 8}
+        changes.update({'model.decode_head.in_channels': channels, 'model.decode_head.channels': 8})
     if 'auxiliary_head' in model:
         index = model.auxiliary_head.in_index
-        changes = {**changes, 'model.auxiliary_head.in_channels': channels[index], 'model.auxiliary_head.channels': 8}
+        changes.update({'model.auxiliary_head.in_channels': channels[index], 'model.auxiliary_head.channels': 8})
     if name in SEGMENTATION:
-        changes = {**changes, 'model.data_preprocessor.size': (64, 96)}
+        changes['model.data_preprocessor.size'] = (64, 96)
     if 'rpn_head' in model:
-        changes = {
-            **changes,
-            'model.train_cfg.rpn_proposal.max_per_img': 50,
-            'model.test_cfg.rpn.max_per_img': 20,
-        }
+        changes.update({'model.train_cfg.rpn_proposal.max_per_img': 50, 'model.test_cfg.rpn.max_per_img': 20})
         for stage in model.train_cfg.rcnn if isinstance(model.train_cfg.rcnn, list) else [model.train_cfg.rcnn]:
             stage.sampler.num = 16
     cfg.merge_from_dict(changes)
@@ -105,7 +104,7 @@ def build(cfg):
 
 
 def inputs_of(name, cfg):
-    """Two images, as the host's data loader gives them."""
+    """Two images, as from the host's data loader."""
     if name in DETECTION:
         from mmdet.testing import demo_mm_inputs
 
@@ -124,7 +123,7 @@ def inputs_of(name, cfg):
     return dict(inputs=list(torch.from_numpy(images)), data_samples=samples)
 
 
-def test_the_families_are_there():
+def test_the_list_of_configs_is_complete():
     resnets = [
         f'mask_rcnn/mask-rcnn_acmix-r{depth}_fpn_{schedule}_coco.py'
         for depth in (26, 50, 101)
@@ -173,7 +172,7 @@ def test_the_families_are_there():
 
 
 @pytest.mark.parametrize('name', CONFIGS)
-def test_resolves_and_imports_the_plugin(name):
+def test_the_config_resolves_and_imports_the_plugin(name):
     cfg = load(name)
     assert cfg.custom_imports == dict(imports=['mmacmix'], allow_failed_imports=False)
     assert cfg.train_dataloader.dataset and cfg.val_evaluator and cfg.optim_wrapper.optimizer
@@ -184,7 +183,7 @@ def test_resolves_and_imports_the_plugin(name):
 
 @functools.cache
 def channels_of(scope, backbone):
-    """Channels of the maps, and the network, of a backbone's config as JSON: many configs have the same one."""
+    """The output channels and the network of a backbone, given as JSON for caching since many configs share one."""
     network = importlib.import_module(f'{scope}.registry').MODELS.build(json.loads(backbone))
     network.eval()
     with torch.no_grad():
@@ -192,7 +191,7 @@ def channels_of(scope, backbone):
 
 
 @pytest.mark.parametrize('name', CONFIGS)
-def test_has_the_backbone_that_its_name_says_and_heads_that_fit(name):
+def test_the_backbone_matches_the_name_and_fits_the_heads(name):
     cfg = load(name)
     cfg.model.backbone.init_cfg = None  # no download
     channels, backbone = channels_of(cfg.default_scope, json.dumps(cfg.model.backbone.to_dict()))
@@ -209,7 +208,7 @@ def test_has_the_backbone_that_its_name_says_and_heads_that_fit(name):
 
 
 @pytest.mark.parametrize('name', CONFIGS)
-def test_rates_norms_and_positions_take_no_weight_decay(name):
+def test_rates_norms_and_positions_have_no_weight_decay(name):
     cfg = load_small(name)
     if cfg.model.backbone.type == 'ACmixSwinTransformer':
         cfg.model.backbone.use_abs_pos_embed = True
@@ -217,7 +216,7 @@ def test_rates_norms_and_positions_take_no_weight_decay(name):
     optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
     decays = {id(group['params'][0]): group['weight_decay'] for group in optimizer.param_groups}
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    free = {names[key] for key, decay in decays.items() if decay == 0}
+    exempt = {names[key] for key, decay in decays.items() if decay == 0}
     leaves = {
         ACmix: ('attention_rate', 'conv_rate', 'position.weight', 'position.bias'),
         WindowACmix: ('attention_rate', 'conv_rate', 'relative_position_bias_table'),
@@ -231,11 +230,11 @@ def test_rates_norms_and_positions_take_no_weight_decay(name):
         torch.nn.LayerNorm: ('weight', 'bias'),
     }
     wanted = {f'{name}.{leaf}' for name, module in model.named_modules() for leaf in leaves.get(type(module), ())}
-    assert free and free == wanted & set(names.values())
+    assert exempt and exempt == wanted & set(names.values())
 
 
 @pytest.mark.parametrize('name', CONFIGS)
-def test_one_training_step_and_one_inference(name):
+def test_a_small_model_trains_and_predicts(name):
     cfg = load_small(name)
     model = build(cfg)
     inputs = inputs_of(name, cfg)
@@ -256,7 +255,7 @@ def test_one_training_step_and_one_inference(name):
             assert ('mask_head' in cfg.model.get('roi_head', {})) == ('masks' in result.pred_instances)
 
 
-def test_shapes_configs_name_the_classes_of_the_data_set():
+def test_shapes_configs_have_the_classes_of_the_data_set():
     for name, classes, palette in (
         ('shapes/mask-rcnn_acmix-r26_shapes.py', CLASSES, PALETTE),
         ('shapes/upernet_acmix-swin_shapes.py', SEMANTIC_CLASSES, SEMANTIC_PALETTE),

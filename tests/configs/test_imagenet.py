@@ -1,4 +1,4 @@
-"""Classifiers for ImageNet, and what their checkpoints are for: the backbones of detectors."""
+"""Guards the ImageNet configs, and that a detector can start from a trained classifier."""
 
 import importlib
 import importlib.util
@@ -15,7 +15,7 @@ from mmengine.registry import init_default_scope
 from mmacmix.datasets.shapes import draw_scene
 from mmacmix.reporting.sizes import BACKBONES
 
-# MMPretrain imports torchvision, whose operators come for GPU builds of torch alone. It uses none of them here.
+# MMPretrain imports torchvision, which has operators only for GPU builds of torch; the tests do not use them.
 if not importlib.util.find_spec('torchvision'):
     sys.path.append(str(Path(sys.prefix) / 'torchvision'))
 _OPERATORS = torch.library.Library('torchvision', 'FRAGMENT')
@@ -71,14 +71,14 @@ def batch(number=4):
     return dict(inputs=images, data_samples=[DataSample().set_gt_label(len(s.labels) % 6) for s in scenes])
 
 
-def test_every_backbone_has_its_classifier():
+def test_every_acmix_backbone_has_a_classifier_config():
     sizes = {load(name).model.backbone.get('arch') or load(name).model.backbone.depth for name in CONFIGS}
     assert len(CONFIGS) == len([name for name in BACKBONES if name.startswith('ACmix')]) == 10
     assert sizes == {26, 38, 50, 10, 15, 19, 'tiny', 'small'}
 
 
 @pytest.mark.parametrize('name', CONFIGS)
-def test_recipe(name):
+def test_the_recipe_follows_the_kind_of_network(name):
     cfg = load(name)
     transformer = 'swin' in name or 'pvt' in name
     assert cfg.custom_imports == dict(imports=['mmacmix'], allow_failed_imports=False)
@@ -91,7 +91,7 @@ def test_recipe(name):
 
 
 @pytest.mark.parametrize('name', CONFIGS)
-def test_one_training_step_and_one_inference(name):
+def test_a_small_classifier_trains_and_predicts(name):
     _, model = small_classifier(name)
     losses, _ = model.parse_losses(model(**model.data_preprocessor(batch(), True), mode='loss'))
     losses.backward()
@@ -104,13 +104,11 @@ def test_one_training_step_and_one_inference(name):
 
 
 @pytest.mark.parametrize('name', ['acmix-r26_8xb32_in1k', 'acmix-swin-t_8xb128_in1k', 'acmix-pvt-t_8xb128_in1k'])
-def test_a_trained_classifier_becomes_a_detectors_backbone(name, tmp_path):
+def test_a_detector_loads_the_backbone_of_a_trained_classifier(name, tmp_path):
     cfg, classifier = small_classifier(name)
     optimizer = build_optim_wrapper(classifier, cfg.optim_wrapper)
-    first = None
     for _ in range(5):
-        losses = classifier.train_step(batch(), optimizer)
-        first = losses['loss'].item() if first is None else first
+        classifier.train_step(batch(), optimizer)
     torch.save(dict(state_dict=classifier.state_dict()), tmp_path / 'classifier.pth')
 
     host = {'acmix-r26': 'r26', 'acmix-swin-t': 'swin-t', 'acmix-pvt-t': 'pvt-t'}[name.split('_')[0]]
@@ -127,6 +125,6 @@ def test_a_trained_classifier_becomes_a_detectors_backbone(name, tmp_path):
     detector = build(detector_cfg)
     ours = detector.backbone.state_dict()
     shared = {name: tensor for name, tensor in classifier.backbone.state_dict().items() if name in ours}
-    assert len(shared) >= len(ours) - 6  # a normalisation behind each of the stages that a classifier does not return
+    assert len(shared) >= len(ours) - 6  # one normalisation per stage that the classifier does not return
     for key, tensor in shared.items():
         assert torch.equal(ours[key], tensor), key

@@ -1,3 +1,5 @@
+"""Guards that the model index lists every config and claims no results."""
+
 from pathlib import Path
 
 import yaml
@@ -5,7 +7,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_index_lists_every_config_of_every_family_once_and_promises_nothing():
+def test_the_index_lists_every_config_once_and_claims_no_results():
     index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
     collections = {collection['Name'] for collection in index['Collections']}
     models = [model for path in index['Import'] for model in yaml.safe_load((ROOT / path).read_text())['Models']]
@@ -18,7 +20,7 @@ def test_the_index_lists_every_config_of_every_family_once_and_promises_nothing(
         assert not {'Results', 'Weights'} & set(model)
 
 
-def test_only_what_is_trained_in_minutes_is_not_in_the_index():
+def test_only_demonstration_configs_are_missing_from_the_index():
     families = {path.name for path in (ROOT / 'configs').iterdir() if path.is_dir() and path.name != '_base_'}
     assert families - {path.parent.name for path in ROOT.glob('configs/*/metafile.yml')} == {
         'ablation',

@@ -1,3 +1,5 @@
+"""Guards that the generated data set is reproducible, consistent, varied and hard to shortcut."""
+
 import hashlib
 import json
 
@@ -24,22 +26,22 @@ def digest(folder):
     }
 
 
-def test_same_seed_same_files_and_another_seed_other_images(tmp_path):
+def test_the_seed_determines_the_files(tmp_path):
     for name, seed in (('a', 1), ('b', 1), ('c', 2)):
         write_shapes(tmp_path / name, train=2, val=1, seed=seed)
     assert digest(tmp_path / 'a') == digest(tmp_path / 'b')
-    one, other = (digest(tmp_path / name)['images/train/000000.png'] for name in 'ac')
-    assert one != other
+    first, second = (digest(tmp_path / name)['images/train/000000.png'] for name in 'ac')
+    assert first != second
 
 
-def test_splits_differ_and_more_images_leave_the_first_as_they_are(root, tmp_path):
+def test_splits_differ_and_a_larger_split_starts_with_the_same_images(root, tmp_path):
     write_shapes(tmp_path, train=5, val=1)
     small, large = digest(root), digest(tmp_path)
     assert all(small[f'images/train/00000{i}.png'] == large[f'images/train/00000{i}.png'] for i in range(4))
     assert large['images/train/000000.png'] != large['images/val/000000.png']
 
 
-def test_annotations_are_coco_and_agree_with_the_semantic_maps(root):
+def test_coco_annotations_agree_with_the_label_maps(root):
     coco = COCO(str(root / 'annotations' / 'instances_val.json'))
     assert [category['name'] for category in coco.dataset['categories']] == list(CLASSES)
     assert len(coco.imgs) == 40
@@ -49,7 +51,7 @@ def test_annotations_are_coco_and_agree_with_the_semantic_maps(root):
         rebuilt = np.ones_like(semantic)
         for annotation in coco.imgToAnns[image['id']]:
             mask = coco.annToMask(annotation).astype(bool)
-            assert (rebuilt[mask] == 1).all()  # visible pixels belong to one object
+            assert (rebuilt[mask] == 1).all()  # objects do not overlap
             rebuilt[mask] = annotation['category_id'] + 1
             ys, xs = mask.nonzero()
             assert annotation['bbox'] == [xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1]
@@ -57,7 +59,7 @@ def test_annotations_are_coco_and_agree_with_the_semantic_maps(root):
         assert np.array_equal(rebuilt, semantic)
 
 
-def test_variety():
+def test_scenes_cover_all_classes_counts_and_sizes():
     scenes = [draw_scene(np.random.default_rng((0, i))) for i in range(120)]
     counts = np.array([len(scene.labels) for scene in scenes])
     areas = np.array([mask.sum() for scene in scenes for mask in scene.masks])
@@ -67,8 +69,8 @@ def test_variety():
     assert len(SEMANTIC_CLASSES) == len(CLASSES) + 1 == len(PALETTE) + 1
 
 
-def test_colours_do_not_tell_the_class():
-    """The mean colour of objects is spread as widely within a class as over all classes."""
+def test_colours_are_independent_of_the_class():
+    """Mean colours of classes differ little, compared with the spread of single objects."""
     colours, labels = [], []
     for i in range(150):
         scene = draw_scene(np.random.default_rng((1, i)))
@@ -87,11 +89,11 @@ def test_colours_do_not_tell_the_class():
         (dict(seed=-1), 'seed must be an integer of at least 0, got -1'),
     ],
 )
-def test_bad_arguments_write_nothing(tmp_path, arguments, message):
+def test_bad_arguments_are_refused_before_anything_is_written(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         write_shapes(tmp_path / 'shapes', **arguments)
     assert not (tmp_path / 'shapes').exists()
 
 
-def test_description_names_the_seed(root):
+def test_the_annotation_file_records_the_seed(root):
     assert json.loads((root / 'annotations' / 'instances_val.json').read_text())['info']['seed'] == 0

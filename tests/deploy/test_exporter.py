@@ -1,4 +1,4 @@
-"""Exported files compute what the networks compute."""
+"""Exported files give the outputs of the networks, and ``tools/export.py`` checks that."""
 
 import numpy as np
 import pytest
@@ -23,10 +23,10 @@ def model(trained):
     return host, network
 
 
-def test_the_parts_take_images_as_they_are(model):
+def test_parts_take_images_without_preprocessing(model):
     host, network = model
-    network.double()  # merged layers round otherwise than those they are made of
-    image = torch.rand(1, 3, 96, 128).mul(255).double()  # the hosts read float32
+    network.double()  # merging changes rounding errors
+    image = torch.rand(1, 3, 96, 128).mul(255).double()
     with torch.no_grad():
         x = network.data_preprocessor(dict(inputs=[image[0]], data_samples=None), False)['inputs']
         assert x.dtype == torch.float64
@@ -37,21 +37,21 @@ def test_the_parts_take_images_as_they_are(model):
             logits = network.encode_decode(x, [dict(img_shape=x.shape[2:])])
             torch.testing.assert_close(Exportable(network, 'segmentor')(image), [logits])
         else:
-            with pytest.raises(ValueError, match='MaskRCNN is no segmentor'):
+            with pytest.raises(ValueError, match='MaskRCNN is not a segmentor'):
                 Exportable(network, 'segmentor')
     assert any(isinstance(module, nn.AdaptiveAvgPool2d) for module in network.modules()) == (host == 'mmseg')
 
 
 @pytest.mark.parametrize('sides', [(1, 1), (2, 3), (6, 6)])
 @pytest.mark.parametrize('size', [(6, 7), (13, 4), (1, 9)])
-def test_pooling_is_torchs(sides, size):
+def test_pooling_equals_that_of_torch(sides, size):
     x = torch.rand(2, 3, *size, dtype=torch.float64)
     torch.testing.assert_close(_AdaptiveAvgPool2d(sides)(x), nn.AdaptiveAvgPool2d(sides)(x))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('form, suffix', [('onnx', 'onnx'), ('torch-export', 'pt2')])
-def test_the_tool_writes_a_file_that_equals_the_network(trained, form, suffix, tmp_path, capsys):
+def test_the_tool_writes_a_file_that_agrees_with_the_network(trained, form, suffix, tmp_path, capsys):
     host, config, checkpoint, images = trained
     out = tmp_path / 'new' / f'network.{suffix}'
     arguments = [config, checkpoint, '--format', form, '--out', out, '--image', min(images.iterdir())]
@@ -65,7 +65,7 @@ def test_the_tool_writes_a_file_that_equals_the_network(trained, form, suffix, t
         assert {node.domain for node in onnx.load(out).graph.node} <= {'', 'pkg.onnxscript.torch_lib'}
 
 
-def test_a_file_that_refuses_or_differs_is_told():
+def test_a_file_that_refuses_an_image_or_differs_is_reported():
     tool, image = load('export.py'), np.zeros((8, 8, 3), np.uint8)
 
     def refusing(image):
@@ -73,11 +73,11 @@ def test_a_file_that_refuses_or_differs_is_told():
 
     with pytest.raises(UserError, match='the file refuses images of 40x50: Guard failed: 7'):
         tool.compare(lambda image: [image + 1], refusing, image, (40, 50))
-    with pytest.raises(UserError, match='the file computes something else than the network for 40x50'):
+    with pytest.raises(UserError, match='the outputs of file and network differ for images of 40x50'):
         tool.compare(lambda image: [image + 1], lambda image: [image + 1.01], image, (40, 50))
 
 
-def test_a_file_is_named_for_its_part_and_goes_when_it_is_wrong(trained, tmp_path, monkeypatch, capsys):
+def test_a_file_is_named_after_its_part_and_removed_if_it_differs(trained, tmp_path, monkeypatch, capsys):
     _, config, checkpoint, _ = trained
     tool, written = load('export.py'), []
     monkeypatch.chdir(tmp_path)
@@ -92,17 +92,17 @@ def test_a_file_is_named_for_its_part_and_goes_when_it_is_wrong(trained, tmp_pat
     monkeypatch.setattr(tool, 'Exportable', lambda model, part: network)
     network = type('Network', (), dict(part='backbone', __call__=lambda self, image: [image]))()
     for part in ([], ['--part', 'backbone']):
-        with pytest.raises(UserError, match='something else'):
+        with pytest.raises(UserError, match='the outputs of file and network differ'):
             tool.main([str(config), str(checkpoint), *part])
     assert written == ['tiny.onnx', 'tiny_backbone.onnx'] and not list(tmp_path.iterdir())
 
 
-def test_mistakes_are_told_in_one_sentence(trained, tmp_path, capsys):
+def test_mistakes_are_reported_in_one_sentence(trained, tmp_path, capsys):
     host, config, checkpoint, _ = trained
     told = complaint('export.py', [config, checkpoint, '--out', 'a.pt2'], capsys)
-    assert '--out of --format onnx is a .onnx file, got a.pt2' in told
+    assert '--out must be a .onnx file for --format onnx, got a.pt2' in told
     if host == 'mmdet':
         told = complaint('export.py', [config, checkpoint, '--part', 'segmentor', '--out', tmp_path / 'a.onnx'], capsys)
-        assert 'MaskRCNN is no segmentor: what can be exported of it is backbone or features' in told
+        assert 'MaskRCNN is not a segmentor; export its backbone or features instead' in told
     told = complaint('export.py', [config, checkpoint, '--image', tmp_path / 'none.png'], capsys)
     assert 'none.png cannot be read as an image' in told

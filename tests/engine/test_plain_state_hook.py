@@ -1,4 +1,4 @@
-"""Checkpoints hold nothing but tensors and plain values, and their log buffers come back."""
+"""Checkpoints hold only tensors and plain values, and log buffers are restored from them."""
 
 import numpy as np
 import torch
@@ -7,7 +7,7 @@ from mmengine.logging import HistoryBuffer, MessageHub
 from mmacmix.engine import PlainStateHook
 
 
-def test_torch_reads_the_state_by_default_and_mmengine_gets_its_buffers_back(tmp_path):
+def test_torch_reads_the_state_by_default_and_log_buffers_are_restored(tmp_path):
     hub = MessageHub('plain state')
     for loss in (0.5, np.float32(0.25), np.float64(0.125)):
         hub.update_scalar('train/loss', loss)

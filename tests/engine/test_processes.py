@@ -1,4 +1,4 @@
-"""What several processes require of a config. That they train is tested in tests/robustness."""
+"""Configs are adapted to several processes. That these train is tested in tests/robustness."""
 
 import pytest
 import torch
@@ -25,28 +25,30 @@ BACKBONES = [
 
 
 @pytest.mark.parametrize('launcher, starter', [('pytorch', 'torchrun'), ('slurm', 'srun'), ('mpi', 'mpirun')])
-def test_a_launcher_that_has_not_started_the_process_is_told(launcher, starter, monkeypatch):
+def test_a_launcher_that_did_not_start_the_process_is_refused(launcher, starter, monkeypatch):
     for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK'):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(ValueError, match=f'--launcher {launcher} is for processes that were started by {starter}'):
+    with pytest.raises(ValueError, match=f'--launcher {launcher} needs processes started by {starter}'):
         prepare_processes(Config(dict(launcher=launcher)))
 
 
-def test_a_launcher_that_takes_gpus_is_told(monkeypatch):
+def test_a_launcher_that_needs_gpus_is_refused_on_a_cpu(monkeypatch):
     monkeypatch.setenv('SLURM_PROCID', '0')
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    with pytest.raises(ValueError, match='--launcher slurm needs GPUs and torch sees none; on CPUs --launcher pytorch'):
+    with pytest.raises(
+        ValueError, match='--launcher slurm needs GPUs, and torch finds none; on CPUs use --launcher pytorch'
+    ):
         prepare_processes(Config(dict(launcher='slurm')))
 
 
-def test_a_network_that_is_shared_out_takes_several_processes():
+def test_a_sharded_network_needs_several_processes():
     with pytest.raises(ValueError, match='start them with tools/dist_train.sh'):
         prepare_processes(Config(dict(launcher='none', strategy=dict(type='ShardedStrategy'))))
 
 
 @pytest.fixture
 def started(monkeypatch):
-    """This process is the only one of a training on a CPU."""
+    """Make this process the only one that torchrun started, on a CPU."""
     for name, value in dict(RANK=0, WORLD_SIZE=1, LOCAL_RANK=0, MASTER_ADDR='127.0.0.1', MASTER_PORT=0).items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
@@ -62,13 +64,13 @@ def started(monkeypatch):
         (dict(model=dict(backbone=dict(norm_cfg=dict(type='GN')))), False),
     ],
 )
-def test_batch_normalisation_on_cpus_is_each_process_s_own(settings, warned, started, monkeypatch):
+def test_batch_normalisation_is_not_synchronised_on_cpus(settings, warned, started, monkeypatch):
     warnings = []
     monkeypatch.setattr(processes, 'print_log', lambda message, *_: warnings.append(message))
     cfg = Config(dict(launcher='pytorch', model=dict()) | settings)
     prepare_processes(cfg)
     assert 'Sync' not in cfg.pretty_text and not cfg.get('sync_bn')
-    assert [warning.split(',')[0] for warning in warnings] == ['Batch normalisation is not synchronised'] * warned
+    assert [warning.split(':')[0] for warning in warnings] == ['Synchronised batch normalisation needs GPUs'] * warned
 
 
 def assert_equal(actual, expected):
@@ -77,12 +79,12 @@ def assert_equal(actual, expected):
 
 
 @pytest.mark.parametrize('backbone', BACKBONES, ids=lambda backbone: backbone['type'])
-def test_synchronised_normalisation_is_plain_one_in_one_process(backbone):
+def test_synchronised_batch_normalisation_equals_the_plain_one_in_one_process(backbone):
     images = torch.rand(2, 3, 64, 64)
     plain = revert_sync_batchnorm(MODELS.build(backbone))
     kinds = [type(module) for module in plain.modules()]
     assert nn.SyncBatchNorm not in kinds
-    trained = plain.train()(images)  # gathers statistics
+    trained = plain.train()(images)  # updates the statistics
     fixed = plain.eval()(images)
     synchronised = convert_sync_batchnorm(plain, 'torch')
     number = sum(issubclass(kind, nn.modules.batchnorm._BatchNorm) for kind in kinds)

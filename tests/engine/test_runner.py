@@ -1,4 +1,4 @@
-"""Before a run starts, its data is known to be there and its evaluation to be of the right file."""
+"""Before a run starts, its data is checked to exist and to match the annotations of its evaluation."""
 
 import pytest
 from mmengine.config import Config
@@ -8,16 +8,16 @@ from mmacmix.engine.runner import check_data
 from mmacmix.errors import UserError
 
 
-def test_an_empty_folder_is_told(tmp_path):
+def test_an_empty_folder_is_refused(tmp_path):
     (tmp_path / 'images').mkdir()
     dataset = dict(type='ADE20KDataset', data_root=str(tmp_path), data_prefix=dict(img_path='images'))
-    with pytest.raises(UserError, match='val_dataloader looks for images or maps in .*images and it is empty'):
+    with pytest.raises(UserError, match='val_dataloader reads images or maps from .*images, which is empty'):
         check_data(Config(dict(val_dataloader=dict(dataset=dataset))), ['val_dataloader'])
     (tmp_path / 'images' / '1.jpg').touch()
     check_data(Config(dict(val_dataloader=dict(dataset=dataset))), ['val_dataloader'])
 
 
-def test_results_that_are_compared_with_another_file_are_told(tmp_path, monkeypatch):
+def test_evaluation_against_another_annotation_file_gets_a_warning(tmp_path, monkeypatch):
     notes = []
     monkeypatch.setattr(runner, 'print_log', lambda note, *_: notes.append(note))
     for name in ('val.json', 'train.json'):
@@ -30,4 +30,4 @@ def test_results_that_are_compared_with_another_file_are_told(tmp_path, monkeypa
     cfg.val_evaluator = dict(ann_file=str(tmp_path / 'train.json'))
     check_data(cfg, ['val_dataloader'])
     (note,) = notes
-    assert 'val.json and its results are compared with ' in note
+    assert 'val.json, but its evaluator reads ' in note

@@ -1,93 +1,74 @@
-"""Attention maps against gradients: the output of attention is a sum of values, weighted with just these numbers."""
+"""Attention maps equal the attention weights of each layer's definition."""
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from mmacmix.layers import ACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix
-
-ALONE = dict(rates=(1, 0), learn_rates=False)  # attention without convolution
-
-
-def drawn(layer):
-    """With weights that differ, in evaluation, without a projection of the output."""
-    for parameter in layer.parameters():
-        nn.init.normal_(parameter, std=0.5)
-    if hasattr(layer, 'proj'):
-        nn.init.eye_(layer.proj.weight)
-        nn.init.zeros_(layer.proj.bias)
-    return layer.double().eval()
+from mmacmix.layers import LESA, ACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix
+from tests.layers.definitions import (
+    acmix_weights,
+    lesa_weights,
+    patchwise_weights,
+    randomised,
+    reduction_weights,
+    window_weights,
+)
 
 
-def free_values(projection, channels, dim):
-    """The last channels of a projection's output become a leaf, nothing else depends on anything."""
-    leaf = []
-
-    def replace(module, inputs, out):
-        others, value = out.detach().split((out.shape[dim] - channels, channels), dim)
-        leaf.append(value.clone().requires_grad_())
-        return torch.cat((others, leaf[0]), dim)
-
-    projection.register_forward_hook(replace)
-    return leaf
+def window_map(layer, x, row, column):
+    """Without the weights of padded pixels."""
+    return window_weights(layer, x, row, column)[:, : x.shape[0], : x.shape[1]]
 
 
-def place_of(pixel, size):
-    return tuple((at + 0.5) / side for at, side in zip(pixel, size, strict=True))
+def reduction_map(layer, x, row, column):
+    """The pixels of a patch share its weight; incomplete patches have none."""
+    side = layer.sr_ratio
+    weights = reduction_weights(layer, x, row, column).repeat(side, 1).repeat(side, 2) / side**2
+    return np.pad(weights, [(0, 0), *((0, length % side) for length in x.shape[:2])])
 
 
-@pytest.mark.parametrize('arguments', [dict(), dict(stride=2), dict(dilation=2), dict(attention_kernel_size=3)])
-@pytest.mark.parametrize('pixel', [(0, 0), (2, 3), (3, 2)])
-def test_of_acmix(arguments, pixel, monkeypatch):
-    layer = drawn(ACmix(6, 8, num_heads=2, backend='reference', **ALONE, **arguments))
-    x = torch.randn(1, 6, 8, 8, dtype=torch.float64)
-    leaf = []
-
-    def attend(query, key, value):
-        leaf.append(value.detach().requires_grad_())
-        return ACmix.attend(layer, query, key, leaf[0])
-
-    monkeypatch.setattr(layer, 'attend', attend)
-    out = layer(x)
-    weights = layer.attention_map(x, place_of(pixel, out.shape[2:]))
-    for head in range(2):
-        (gradient,) = torch.autograd.grad(out[0, 4 * head, pixel[0], pixel[1]], leaf, retain_graph=True)
-        torch.testing.assert_close(weights[head], gradient[0, head, 0])
-        assert weights[head].sum().item() == pytest.approx(1)
+def acmix(**arguments):
+    return lambda: ACmix(6, 8, num_heads=2, **arguments), acmix_weights
 
 
-@pytest.mark.parametrize('shift', [0, 2])
-@pytest.mark.parametrize('pixel', [(0, 0), (5, 9), (8, 3)])
-def test_of_windows(shift, pixel):
-    layer, x = drawn(WindowACmix(8, 2, 4, shift, **ALONE)), torch.randn(1, 9, 10, 8, dtype=torch.float64)
-    weights = layer.attention_map(x, place_of(pixel, (9, 10)))
-    leaf = free_values(layer.qkv, 8, 3)
-    out = layer(x)
-    for head in range(2):
-        (gradient,) = torch.autograd.grad(out[0, pixel[0], pixel[1], 4 * head], leaf, retain_graph=True)
-        gradient = gradient.roll((shift, shift), (1, 2))[0, :9, :10, 4 * head]
-        torch.testing.assert_close(weights[head], gradient)
+#: How to build a layer with 6 input channels, its definition, and the size of the map.
+CASES = {
+    'ACmix': (*acmix(), (8, 9)),
+    'ACmix, reflected repeatedly': (*acmix(), (2, 3)),
+    'ACmix, stride 2': (*acmix(stride=2), (8, 9)),
+    'ACmix, dilation 2': (*acmix(dilation=2), (15, 9)),
+    'ACmix, stride 3, dilation 2': (*acmix(stride=3, dilation=2, attention_kernel_size=3), (8, 9)),
+    'WindowACmix': (lambda: WindowACmix(6, 2, 4), window_map, (8, 12)),
+    'WindowACmix, shifted': (lambda: WindowACmix(6, 2, 4, 2), window_map, (8, 12)),
+    'WindowACmix, shifted, padded': (lambda: WindowACmix(6, 2, 4, 1), window_map, (9, 10)),
+    'SpatialReductionACmix': (lambda: SpatialReductionACmix(6, 2), reduction_map, (4, 5)),
+    'SpatialReductionACmix, reduced': (lambda: SpatialReductionACmix(6, 2, 2), reduction_map, (6, 8)),
+    'SpatialReductionACmix, incomplete patches': (lambda: SpatialReductionACmix(6, 2, 2), reduction_map, (7, 6)),
+    'PatchwiseACmix': (lambda: PatchwiseACmix(6, 16), patchwise_weights, (8, 9)),
+    'PatchwiseACmix, reflected repeatedly': (lambda: PatchwiseACmix(6, 16), patchwise_weights, (2, 3)),
+    'LESA': (lambda: LESA(6, 12, num_heads=3, position_size=5), lesa_weights, (5, 5)),
+    'LESA, interpolated positions': (lambda: LESA(6, 12, num_heads=3, position_size=5), lesa_weights, (4, 7)),
+}
 
 
-@pytest.mark.parametrize('pixel', [(0, 0), (5, 4)])
-def test_of_spatial_reduction(pixel):
-    layer, x = drawn(SpatialReductionACmix(8, 2, 2, **ALONE)), torch.randn(1, 7, 6, 8, dtype=torch.float64)
-    weights = layer.attention_map(x, place_of(pixel, (7, 6)))
-    leaf = free_values(layer.key_value, 8, 3)
-    out = layer(x)
-    for head in range(2):
-        (gradient,) = torch.autograd.grad(out[0, pixel[0], pixel[1], 4 * head], leaf, retain_graph=True)
-        of_patches = weights[head, :6].unflatten(0, (3, 2)).unflatten(2, (3, 2)).sum((1, 3))
-        torch.testing.assert_close(of_patches, gradient[0, ..., 4 * head])
-        assert not weights[head, 6].any() and weights[head, 0, 0] == weights[head, 1, 1]
+@pytest.mark.parametrize('position', [(0, 0), (0, 0.5), (0.45, 0.6), (0.99, 0.99)])  # corner, edge, inside, corner
+@pytest.mark.parametrize('name', CASES)
+def test_equals_the_definition(name, position):
+    build, definition, size = CASES[name]
+    layer, x = randomised(build(), std=0.5), torch.randn(2, *size, 6, dtype=torch.float64)
+    channels_last = isinstance(layer, (WindowACmix, SpatialReductionACmix))
+    weights = layer.attention_map(x if channels_last else x.permute(0, 3, 1, 2), position).numpy()
+    stride = layer.stride[0] if isinstance(layer, ACmix) else 1
+    pixel = (int(share * -(-side // stride)) for share, side in zip(position, size, strict=True))
+    expected = definition(layer, x[0].numpy(), *pixel)
+    np.testing.assert_allclose(weights, expected, rtol=0, atol=1e-12)
+    if not isinstance(layer, PatchwiseACmix) and 'padded' not in name:  # the weights of a softmax
+        np.testing.assert_allclose(weights.sum((1, 2)), 1, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize('pixel', [(0, 0), (3, 4)])
-def test_of_patches(pixel):
-    layer, x = drawn(PatchwiseACmix(6, 16, share=8, **ALONE)), torch.randn(1, 6, 8, 5, dtype=torch.float64)
-    weights = layer.attention_map(x, place_of(pixel, (8, 5)))
-    leaf = free_values(layer.value, 16, 1)
-    out = layer(x)
-    for channel in (0, 5):
-        (gradient,) = torch.autograd.grad(out[0, channel, pixel[0], pixel[1]], leaf, retain_graph=True)
-        torch.testing.assert_close(weights[channel % 2], gradient[0, channel])
+def test_map_of_one_window_is_shifted_with_shift_single_window():
+    layer, x = randomised(WindowACmix(6, 2, 4, 2)), torch.randn(1, 4, 4, 6, dtype=torch.float64)
+    layer.shift_single_window = True
+    expected = window_weights(layer, x[0].numpy(), 1, 3)
+    assert (expected == 0).any()  # masked
+    np.testing.assert_allclose(layer.attention_map(x, (0.3, 0.8)).numpy(), expected, rtol=0, atol=1e-12)

@@ -1,12 +1,17 @@
-"""What exporters, tracers and compilers make of X-volution, fused or not, and of LESA. For ACmix see its own tests."""
+"""Exporters, tracers and compilers keep the outputs of layers and fused layers."""
 
 import pytest
 import torch
+from mmengine.analysis import get_model_complexity_info
 
 from mmacmix.deploy import fuse
-from mmacmix.layers import LESA, XVolution
+from mmacmix.layers import LESA, ACmix, XVolution
 
 LAYERS = {
+    'ACmix': lambda: ACmix(16, 16),
+    'ACmix, stride 2': lambda: ACmix(16, 16, stride=2),
+    'ACmix, dilation 2': lambda: ACmix(16, 16, dilation=2),
+    'ACmix, fused': lambda: fuse(ACmix(16, 16, stride=2)),
     'XVolution': lambda: XVolution(16, 16, stride=2),
     'XVolution, fused': lambda: fuse(XVolution(16, 16, stride=2)),
     'LESA': lambda: LESA(16, 16, stride=2),
@@ -25,15 +30,20 @@ def test_is_exported_for_maps_of_any_size(name, strict):
 
 
 @pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')
-@pytest.mark.parametrize('name', LAYERS)
-def test_tracers_pass(name):
-    layer, x = LAYERS[name]().eval(), torch.rand(1, 16, 9, 9)
+@pytest.mark.parametrize('name', [*LAYERS, 'ACmix, factored'])
+def test_is_traced(name):
+    layer = LAYERS[name]() if name in LAYERS else ACmix(160, 160)
+    shape = layer.in_channels if name == 'ACmix, factored' else 16, 9, 9
+    x = torch.rand(1, *shape)
+    layer.eval()
     torch.testing.assert_close(torch.jit.trace(layer, x)(x), layer(x))
+    assert get_model_complexity_info(layer, shape)['flops'] > 0
 
 
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize('name', LAYERS)
-def test_compiles_as_a_whole(name):
-    layer, x = LAYERS[name](), torch.rand(2, 16, 9, 9)
+def test_compiles_without_graph_breaks(name, memory_format):
+    layer, x = LAYERS[name](), torch.rand(2, 16, 9, 9).contiguous(memory_format=memory_format)
     compiled = torch.compile(layer, backend='eager', fullgraph=True)
     torch.testing.assert_close(compiled(x), layer(x))
     leaves = [parameter for parameter in layer.parameters() if parameter.requires_grad]

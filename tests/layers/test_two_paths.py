@@ -1,11 +1,15 @@
+"""Rates and shift forms mean the same in all forms of ACmix."""
+
 import pytest
 import torch
 
-from mmacmix.layers import ACmix, SpatialReductionACmix, WindowACmix
+from mmacmix.layers import ACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix
+from tests.layers.definitions import set_rates
 
 LAYERS = {
     'ACmix': (lambda **options: ACmix(8, 8, num_heads=2, **options), (2, 8, 9, 7)),
     'WindowACmix': (lambda **options: WindowACmix(8, 2, window_size=4, shift_size=2, **options), (2, 9, 7, 8)),
+    'PatchwiseACmix': (lambda **options: PatchwiseACmix(8, 8, **options), (2, 8, 9, 7)),
     'SpatialReductionACmix': (lambda **options: SpatialReductionACmix(8, 2, 2, **options), (2, 9, 7, 8)),
 }
 
@@ -17,14 +21,8 @@ def layer_and_input(request):
     return build, torch.randn(shape)
 
 
-def set_rates(layer, attention, convolution):
-    with torch.no_grad():
-        layer.attention_rate.fill_(attention)
-        layer.conv_rate.fill_(convolution)
-
-
 @pytest.mark.parametrize('rates', [(1.0, 0.0), (0.0, 1.0), (0.7, 0.2)])
-def test_fixed_rates_weigh_the_paths_and_one_of_rate_0_is_left_out(layer_and_input, rates):
+def test_fixed_rates_scale_the_paths_and_leave_out_a_path_of_rate_0(layer_and_input, rates):
     build, x = layer_and_input
     whole, fixed = build(), build(rates=rates, learn_rates=False)
     fixed.load_state_dict(whole.state_dict())
@@ -40,14 +38,14 @@ def test_fixed_rates_weigh_the_paths_and_one_of_rate_0_is_left_out(layer_and_inp
     assert bool(left_out) == (0 in rates)
 
 
-def test_a_checkpoint_with_something_else_does_not_fit_a_path_alone(layer_and_input):
+def test_unknown_checkpoint_entries_are_refused_by_a_single_path(layer_and_input):
     build, _ = layer_and_input
     state_dict = {**build().state_dict(), 'surprise': torch.zeros(1)}
     with pytest.raises(RuntimeError, match='surprise'):
         build(rates=(1.0, 0.0), learn_rates=False).load_state_dict(state_dict)
 
 
-def test_learned_rates_start_where_they_are_told(layer_and_input):
+def test_learned_rates_start_at_the_given_values(layer_and_input):
     build, x = layer_and_input
     layer = build(rates=(1.0, 0.0))
     layer(x).square().sum().backward()
@@ -56,7 +54,7 @@ def test_learned_rates_start_where_they_are_told(layer_and_input):
 
 
 @pytest.mark.parametrize('form', ['depthwise', 'frozen'])
-def test_forms_of_the_shift_start_equal(layer_and_input, form):
+def test_shift_forms_are_equal_at_initialisation(layer_and_input, form):
     build, x = layer_and_input
     group, other = build(), build(shift_form=form)
     shared = {name: tensor for name, tensor in group.state_dict().items() if name != 'shift_conv.weight'}
@@ -67,7 +65,7 @@ def test_forms_of_the_shift_start_equal(layer_and_input, form):
     assert 'shift_conv.weight' in other.state_dict()
 
 
-def test_a_depthwise_kernel_serves_all_heads():
+def test_heads_share_a_depthwise_kernel():
     layer = ACmix(8, 12, num_heads=4, shift_form='depthwise', rates=(0, 1), learn_rates=False)
     torch.nn.init.normal_(layer.shift_conv.weight)
     assert layer.shift_conv.weight.shape == (3, 9, 3, 3)
@@ -84,7 +82,7 @@ def test_a_depthwise_kernel_serves_all_heads():
         (dict(shift_form='roll'), "shift_form must be one of .*, got 'roll'"),
     ],
 )
-def test_bad_arguments_are_named(layer_and_input, arguments, message):
+def test_wrong_arguments_are_named(layer_and_input, arguments, message):
     build, _ = layer_and_input
     with pytest.raises(ValueError, match=message):
         build(**arguments)

@@ -1,14 +1,15 @@
+"""XVolution equals the definition of pixel shift self-attention plus a convolution."""
+
 import math
 
 import numpy as np
 import pytest
 import torch
-from mmcv.cnn import ConvModule
-from mmengine.registry import MODELS
 from torch import nn
 
 from mmacmix.layers import XVolution
 from mmacmix.ops import related, shifted, stacked
+from tests.layers.definitions import kept_for_backward
 
 CASES = [
     dict(),
@@ -21,26 +22,26 @@ CASES = [
 
 
 def slow_pssa(x, weight, offsets, stride, groups):
-    """From the definition: shift, multiply with the original, add up with weights ``(out, offsets, in a group)``."""
+    """The sum over offsets of weighted products with shifted pixels; ``weight`` is ``(out, offsets, in / groups)``."""
     batch, channels, height, width = x.shape
     inside, outside = channels // groups, len(weight) // groups
     out = torch.zeros(batch, len(weight), math.ceil(height / stride), math.ceil(width / stride), dtype=x.dtype)
     for image, o, row, column in np.ndindex(*out.shape):
         total = 0
-        for place, (down, right) in enumerate(offsets):
+        for tap, (down, right) in enumerate(offsets):
             y, z = row * stride + down, column * stride + right
             if not (0 <= y < height and 0 <= z < width):
-                continue  # zeros came in over the border
+                continue  # zero padding
             for c in range(inside):
                 channel = o // outside * inside + c
                 product = x[image, channel, row * stride, column * stride] * x[image, channel, y, z]
-                total = total + weight[o, place, c] * product
+                total = total + weight[o, tap, c] * product
         out[image, o, row, column] = total
     return out
 
 
 @pytest.mark.parametrize('arguments', CASES)
-def test_pixel_shift_attention_is_the_slow_loop_with_gradients(arguments):
+def test_pixel_shift_attention_equals_its_definition_with_gradients(arguments):
     layer = XVolution(4, 6, **arguments).double()
     x = torch.randn(2, 4, 5, 4, dtype=torch.float64, requires_grad=True)
     out = layer._attention(x)
@@ -80,37 +81,20 @@ def test_is_the_sum_of_two_normalised_branches(training):
 def test_without_relations_the_branch_is_a_convolution():
     layer, x = XVolution(4, 6, relations=False).double(), torch.randn(2, 4, 5, 6, dtype=torch.float64)
     kernel = torch.zeros(6, 4, 3, 3, dtype=torch.float64)
-    for place, (down, right) in enumerate(layer.offsets):
-        kernel[:, :, down + 1, right + 1] = layer.attention.weight[:, 4 * place : 4 * place + 4, 0, 0].detach()
+    for tap, (down, right) in enumerate(layer.offsets):
+        kernel[:, :, down + 1, right + 1] = layer.attention.weight[:, 4 * tap : 4 * tap + 4, 0, 0].detach()
     torch.testing.assert_close(layer._attention(x), nn.functional.conv2d(x, kernel, padding=1))
 
 
-@pytest.mark.parametrize('height, width', [(1, 1), (2, 3), (8, 5)])
-@pytest.mark.parametrize('stride', [1, 2, 3])
-@pytest.mark.parametrize('kernel_size, dilation', [(3, 1), (1, 1), (5, 3)])
-def test_size_is_that_of_the_convolution_it_replaces(height, width, stride, kernel_size, dilation):
-    arguments = dict(kernel_size=kernel_size, stride=stride, padding=kernel_size // 2 * dilation, dilation=dilation)
-    x = torch.rand(2, 6, height, width)
-    out = XVolution(6, 8, shift_distance=2, **arguments)(x)
-    assert out.shape == nn.Conv2d(6, 8, **arguments)(x).shape and out.isfinite().all()
-
-
-def test_only_the_input_and_both_branches_outputs_are_kept_for_backward():
+def test_only_the_input_and_the_branch_outputs_are_stored_for_backward():
     layer, x = XVolution(16, 16), torch.rand(2, 16, 32, 32)
-    kept = {}
-
-    def keep(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    parameters = {parameter.data_ptr() for parameter in layer.parameters()}
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with kept_for_backward(layer) as kept:
         layer(x)
     few = 10_000  # statistics
-    assert sum(size for place, size in kept.items() if place not in parameters) < 3 * x.nbytes + few
+    assert sum(kept.values()) < 3 * x.nbytes + few
 
 
-def test_statistics_are_taken_once_a_step():
+def test_statistics_are_updated_once_per_step():
     layer = XVolution(4, 4)
     layer(torch.rand(2, 4, 5, 5)).sum().backward()
     assert layer.attention_norm.num_batches_tracked == layer.conv_norm.num_batches_tracked == 1
@@ -118,49 +102,15 @@ def test_statistics_are_taken_once_a_step():
 
 @pytest.mark.parametrize('pixel', [(0, 0), (2, 3)])
 @pytest.mark.parametrize('arguments', [dict(), dict(stride=2), dict(groups=2), dict(relations=False)])
-def test_attention_map_is_the_size_of_the_contents_kernel(arguments, pixel):
+def test_attention_map_is_the_norm_of_the_kernel(arguments, pixel):
     layer, x = XVolution(4, 6, **arguments).double(), torch.randn(1, 4, 8, 8, dtype=torch.float64)
     leaf = x.clone().requires_grad_()
     maps = shifted(leaf, layer.offsets, layer.stride[0])
-    if layer.relations:  # the pixel itself stays as it is
+    if layer.relations:  # constant
         maps = [x[:, :, :: layer.stride[0], :: layer.stride[0]] * each for each in maps]
     out = layer.attention(stacked(maps, layer.groups))
     kernel = torch.stack(
         [torch.autograd.grad(each, leaf, retain_graph=True)[0][0] for each in out[0, :, pixel[0], pixel[1]]]
     )
-    place = tuple((at + 0.5) / side for at, side in zip(pixel, out.shape[2:], strict=True))
-    torch.testing.assert_close(layer.attention_map(x, place)[0], kernel.square().sum((0, 1)).sqrt())
-
-
-def test_stands_in_a_conv_module_and_is_registered():
-    assert MODELS.get('XVolution') is XVolution
-    module = ConvModule(
-        6, 8, 3, stride=2, padding=1, groups=2, conv_cfg=dict(type='XVolution'), norm_cfg=dict(type='BN')
-    )
-    assert module(torch.rand(2, 6, 9, 7)).shape == (2, 8, 5, 4)
-
-
-@pytest.mark.parametrize(
-    'arguments, message',
-    [
-        (dict(groups=3), 'in_channels must be a multiple of groups, got 8 and 3'),
-        (dict(groups=0), 'groups must be a positive integer, got 0'),
-        (dict(kernel_size=4), 'kernel_size must be odd.*4'),
-        (dict(padding=0), 'XVolution keeps the size of its input: .* padding must be 1, got 0'),
-        (dict(shift_distance=0), 'shift_distance must be a positive integer, got 0'),
-        (dict(directions=()), r'directions must be different pairs of -1, 0 and 1, got \(\)'),
-        (dict(directions=((0, 2),)), r'directions must be .*, got \(\(0, 2\),\)'),
-        (dict(directions=((0, 1), (0, 1))), 'directions must be different pairs'),
-        (dict(directions='left'), "directions must be .*, got 'left'"),
-    ],
-)
-def test_bad_arguments_are_named(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        XVolution(**{'in_channels': 8, 'out_channels': 8, **arguments})
-
-
-def test_bad_inputs_are_named():
-    with pytest.raises(ValueError, match=r'XVolution takes \(B, 8, H, W\), H and W at least 1, got \(1, 4, 9, 9\)'):
-        XVolution(8, 8)(torch.rand(1, 4, 9, 9))
-    with pytest.raises(TypeError, match='takes a tensor, got ndarray'):
-        XVolution(8, 8)(np.zeros((1, 8, 9, 9)))
+    position = tuple((at + 0.5) / side for at, side in zip(pixel, out.shape[2:], strict=True))
+    torch.testing.assert_close(layer.attention_map(x, position)[0], kernel.square().sum((0, 1)).sqrt())

@@ -1,3 +1,5 @@
+"""Attention maps are observed in every layer that attends, and drawn bright at the right pixels."""
+
 import numpy as np
 import pytest
 import torch
@@ -19,14 +21,14 @@ from mmacmix.reporting.attention_maps import draw_attention, last_of_each_stage,
         ),
     ],
 )
-def test_of_each_stage_the_last_layer(network, last):
+def test_the_last_layer_of_each_stage_is_chosen(network, last):
     with torch.no_grad(), observed_attention(network.eval(), (0.5, 0.5)) as maps:
         network(torch.rand(1, 3, 64, 96))
     assert list(last_of_each_stage(maps)) == last
     assert not any(module._forward_pre_hooks for module in network.modules())
 
 
-def test_layers_without_attention_are_passed_over():
+def test_layers_without_attention_are_skipped():
     network = nn.Sequential(ACmix(8, 8, rates=(0, 1), learn_rates=False), ACmix(8, 8))
     with torch.no_grad(), observed_attention(network, (0, 0)) as maps:
         network(torch.rand(1, 8, 9, 9))
@@ -34,13 +36,13 @@ def test_layers_without_attention_are_passed_over():
 
 
 @pytest.mark.parametrize('side', [1, 4])
-def test_a_pixel_that_sees_nothing_is_drawn(side, tmp_path):
+def test_weights_of_zero_can_be_drawn(side, tmp_path):
     image = np.zeros((32, 48, 3), np.uint8)
     draw_attention(image, {'layer': torch.zeros(1, side, side)}, (3, 3), (48, 32), tmp_path / 'drawn.png')
     assert (tmp_path / 'drawn.png').stat().st_size > 1000
 
 
-def test_what_a_head_sees_is_bright(tmp_path):
+def test_pixels_with_large_weights_are_bright(tmp_path):
     weights = torch.zeros(10, 8, 8)
     weights[:, 2, 5] = 0.75
     weights[:, 6, 1] = 0.25

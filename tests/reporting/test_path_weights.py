@@ -1,13 +1,13 @@
+"""Path weights are those of layers with one path; measuring them changes nothing and never ends a training."""
+
 from types import SimpleNamespace
 
 import pytest
 import torch
-from matplotlib.figure import Figure
 from torch import nn
 
 from mmacmix.layers import LESA, ACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix, XVolution
-from mmacmix.reporting import PathWeightsHook
-from mmacmix.reporting.charts import draw_path_weights, draw_path_weights_over_time
+from mmacmix.reporting import PathWeightsHook, guard, path_weights
 from mmacmix.reporting.path_weights import (
     PathWeights,
     attention_share,
@@ -25,11 +25,11 @@ LAYERS = {
 
 
 @pytest.mark.parametrize('name', LAYERS)
-def test_the_share_is_that_of_layers_with_one_path(name):
+def test_the_share_equals_that_of_layers_with_one_path(name):
     build, shape = LAYERS[name]
     layer, x = build(rates=(0.7, 0.2)), torch.rand(shape)
     if name == 'ACmix':
-        nn.init.constant_(layer.bias, 3.0)  # of neither path
+        nn.init.constant_(layer.bias, 3.0)  # belongs to neither path
     state = layer.state_dict()
     norms = []
     for rates in ((0.7, 0), (0, 0.2)):
@@ -58,70 +58,87 @@ def test_layers_without_rates_have_a_share(layer):
     assert layers['0'][:2] == (None, None) and 0 < layers['0'].attention_share < 1
 
 
-def test_a_path_that_is_left_out_has_no_share():
+def test_a_missing_path_has_no_share():
     x = torch.rand(1, 8, 5, 5)
     assert attention_share(ACmix(8, 8, rates=(1, 0), learn_rates=False), x) == 1
     assert attention_share(ACmix(8, 8, rates=(0, 1), learn_rates=False), x) == 0
 
 
-def test_observing_changes_neither_output_nor_gradients():
+@pytest.mark.parametrize('autocast', [False, True])
+def test_observing_changes_neither_gradients_nor_random_state(autocast):
     network, x = nn.Sequential(ACmix(8, 8), ACmix(8, 8, rates=(0.9, 0.1))), torch.rand(1, 8, 6, 6)
-    plain = torch.autograd.grad(network(x).sum(), network.parameters())
+
+    def gradients():
+        with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+            return torch.autograd.grad(network(x).float().sum(), network.parameters())
+
+    plain, state = gradients(), torch.get_rng_state()
     with observed_path_weights(network) as layers:
-        observed = torch.autograd.grad(network(x).sum(), network.parameters())
-    assert all(map(torch.equal, observed, plain))
+        observed = gradients()
+    assert all(map(torch.equal, observed, plain)) and torch.equal(torch.get_rng_state(), state)
     assert list(layers) == ['0', '1'] and layers['1'][:2] == pytest.approx((0.9, 0.1))
     assert 0 < layers['0'].attention_share < 1
     assert not any(module._forward_pre_hooks for module in network.modules())
 
 
-def test_rates_of_a_checkpoint_in_order():
+def test_rates_of_a_checkpoint_are_in_the_order_of_the_network():
     network = nn.Sequential(ACmix(8, 8, rates=(1, 2)), nn.Conv2d(8, 8, 1), ACmix(8, 8, rates=(3, 4)))
     assert path_weights_of(network.state_dict()) == {'0': PathWeights(1, 2), '2': PathWeights(3, 4)}
     assert path_weights_of(ACmix(8, 8, rates=(1, 2)).state_dict()) == {'': PathWeights(1, 2)}
     assert path_weights_of(nn.Conv2d(8, 8, 1).state_dict()) == {}
 
 
-def test_the_hook_logs_at_its_interval_and_at_the_end():
-    network, logged = nn.Sequential(ACmix(8, 8), XVolution(8, 8)), []
-    runner = SimpleNamespace(iter=0, max_iters=5, model=network)
+def train(network, hook, iterations=5):
+    """Steps of a training with the hook; the scalars that it logs."""
+    logged = []
+    runner = SimpleNamespace(iter=0, max_iters=iterations, model=network)
     runner.visualizer = SimpleNamespace(add_scalars=lambda scalars, step: logged.append(scalars | dict(step=step)))
-    hook = PathWeightsHook(interval=2)
-    for runner.iter in range(5):
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    for runner.iter in range(iterations):
         hook.before_train_iter(runner, runner.iter)
-        network(torch.rand(1, 8, 5, 5))
+        network(torch.rand(1, 8, 5, 5)).sum().backward()
         hook.after_train_iter(runner, runner.iter)
-    steps, layers = logged_path_weights(logged)
+        optimizer.step()
+    return logged
+
+
+def test_the_hook_logs_at_its_interval_and_at_the_end():
+    network = nn.Sequential(ACmix(8, 8, learn_rates=True), XVolution(8, 8))
+    steps, layers = logged_path_weights(train(network, PathWeightsHook(interval=2)))
     assert steps == [2, 4, 5] and list(layers) == ['0', '1']
     assert all(0 < weights.attention_share < 1 for line in layers.values() for weights in line)
-    assert {weights[:2] for weights in layers['0']} == {(0.5, 0.5)}
+    assert all(None not in weights for weights in layers['0'])
     assert {weights[:2] for weights in layers['1']} == {(None, None)}
 
 
-def test_charts_of_layers_without_rates_show_shares_alone(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(Figure, 'savefig', lambda figure, *_, **__: drawn.append(figure))
-    layers = {f'layer3.{block}': PathWeights(attention_share=0.25 * block) for block in (1, 2)}
-    draw_path_weights(layers, tmp_path / 'chart.png')
-    draw_path_weights_over_time(
-        [10, 20], {name: [weights] * 2 for name, weights in layers.items()}, tmp_path / 'time.png'
-    )
-    (shares,), (lines,) = (figure.axes for figure in drawn)
-    assert [bar.get_height() for bar in shares.patches] == [0.25, 0.5, 0.75, 0.5]
-    assert [list(line.get_ydata()) for line in lines.lines] == [[0.25, 0.25], [0.5, 0.5]]
+def test_an_error_while_measuring_is_one_warning_and_training_continues(monkeypatch):
+    warnings = []
+    monkeypatch.setattr(guard, 'print_log', lambda message, *_: warnings.append(message))
+
+    def fail(*_):
+        raise RuntimeError('CUDA out of memory')
+
+    network = nn.Sequential(ACmix(8, 8), ACmix(8, 8))
+    with monkeypatch.context() as patch:
+        patch.setattr(path_weights, 'attention_share', fail)
+        torch.manual_seed(1)
+        logged = train(network, PathWeightsHook(interval=1))
+    assert warnings == ['path weights cannot be written, and the run continues: RuntimeError CUDA out of memory']
+    assert logged_path_weights(logged)[1] == {}
+    assert not any(module._forward_pre_hooks for module in network.modules())
+    assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-@pytest.mark.parametrize(
-    'names, shown',
-    [
-        (['backbone.layer1.0.conv2', 'backbone.layer2.3.conv2'], ['layer1.0', 'layer2.3']),
-        (['backbone.stages.0.0.attn', 'backbone.stages.1.0.attn'], ['stages.0.0', 'stages.1.0']),
-        (['stages.0.0.attn'], ['stages.0.0']),
-        (['attn'], ['attn']),
-    ],
-)
-def test_a_chart_names_stage_and_block(names, shown, tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(Figure, 'savefig', lambda figure, *_, **__: drawn.append(figure))
-    draw_path_weights({name: PathWeights(0.5, 0.5) for name in names}, tmp_path / 'chart.png')
-    assert [label.get_text() for label in drawn[0].axes[0].get_xticklabels()] == shown
+def test_steps_at_which_a_layer_was_not_measured_are_left_out():
+    lines = [
+        {'path_weights/a/attention_share': 0.1, 'step': 1},
+        {'path_weights/a/attention_share': 0.2, 'path_weights/b/attention_share': 0.3, 'step': 2},
+        {'path_weights/a/attention_rate': 1.0, 'path_weights/b/attention_share': 0.4, 'step': 3},
+        {'path_weights/a/attention_share': 0.5, 'path_weights/b/attention_share': 0.6, 'step': 4},
+        {'path_weights/a/attention_rate': 1.0, 'step': 5},
+    ]
+    steps, layers = logged_path_weights(lines)
+    assert steps == [2, 4]
+    shares = {name: [weights.attention_share for weights in line] for name, line in layers.items()}
+    assert shares == {'a': [0.2, 0.5], 'b': [0.3, 0.6]}
+    assert logged_path_weights([]) == logged_path_weights(lines[-1:]) == ([], {})

@@ -104,14 +104,14 @@ def first_epoch(loader):
 @pytest.mark.parametrize('host, loader, kind, break_it, message', [
     ('mmdet', 'train', 'images', cut, '{file} cannot be used: '),
     ('mmdet', 'val', 'images', lambda path: path.write_bytes(b''), '{file} cannot be used: '),
-    ('mmdet', 'train', 'images', shrink, '{file} is 64x48 pixels and its annotations are for 128x128'),
+    ('mmdet', 'train', 'images', shrink, '{file} is 64x48 pixels, but its annotations are for 128x128'),
     ('mmseg', 'train', 'images', lambda path: path.write_text('no image'), '{file} cannot be used: '),
     ('mmseg', 'train', 'semantic', cut, '{file} cannot be read: '),
     ('mmseg', 'train', 'semantic', flip, '{file} cannot be read: broken PNG file'),
-    ('mmseg', 'val', 'semantic', shrink, '{file} is 64x48 pixels and its image 128x128'),
-    ('mmseg', 'train', 'semantic', shrink, '{file} is 64x48 pixels and its image 128x128'),
-    ('mmseg', 'train', 'semantic', unlabel, '{file} has label 76 and the data set 7 classes, from 0'),
-    ('mmseg', 'val', 'semantic', unlabel, '{file} has label 76 and the data set 7 classes, from 0'),
+    ('mmseg', 'val', 'semantic', shrink, '{file} is 64x48 pixels, but its image is 128x128'),
+    ('mmseg', 'train', 'semantic', shrink, '{file} is 64x48 pixels, but its image is 128x128'),
+    ('mmseg', 'train', 'semantic', unlabel, '{file} has label 76, but labels must be 0 to 6'),
+    ('mmseg', 'val', 'semantic', unlabel, '{file} has label 76, but labels must be 0 to 6'),
 ])  # yapf: disable
 def test_a_broken_file_is_named(place, host, loader, kind, break_it, message):
     path = place / kind / loader / '000001.png'
@@ -134,21 +134,21 @@ def test_whole_data_is_loaded(place, host):
 
 
 @pytest.mark.parametrize('host, break_it, message', [
-    ('mmdet', lambda place: cut(place / TRAIN), f'{TRAIN} is no COCO annotation file: '),
-    ('mmdet', lambda place: (place / TRAIN).write_text('[1]'), f'{TRAIN} is no COCO annotation file: '),
+    ('mmdet', lambda place: cut(place / TRAIN), f'{TRAIN} is not a COCO annotation file: '),
+    ('mmdet', lambda place: (place / TRAIN).write_text('[1]'), f'{TRAIN} is not a COCO annotation file: '),
     ('mmdet', lambda place: (place / 'images/train/000002.png').unlink(),
-     f'data/shapes/images/train/000002.png is not there: 1 of 3 files that data/shapes/{TRAIN} names are missing'),
+     f'data/shapes/images/train/000002.png does not exist: 1 of the 3 files that data/shapes/{TRAIN} names are missing'),
     ('mmdet', lambda place: edit(place / TRAIN, lambda content: content['annotations'][3].pop('bbox') and None),
-     f'{TRAIN}: number 3 of its annotations, counted from 0, has no bbox'),
+     f'{TRAIN}: entry 3 of annotations, counting from 0, lacks bbox'),
     *(('mmdet', lambda place, change=change: edit(place / TRAIN, lambda content: change(content) and None),
-       f'{TRAIN} is no COCO annotation file: ') for change in [
+       f'{TRAIN} is not a COCO annotation file: ') for change in [
         lambda content: content['annotations'][0].update(id=[1]),
         lambda content: content['images'][0].update(width='128'),
         lambda content: content['images'][0].update(file_name=5),
         lambda content: content['annotations'][0].update(bbox=[0, 0, 10**400, 1]),
     ]),
     ('mmseg', lambda place: (place / 'semantic/train/000002.png').unlink(),
-     'data/shapes/semantic/train/000002.png is not there: 1 of 6 files that BaseSegDataset names are missing'),
+     'data/shapes/semantic/train/000002.png does not exist: 1 of the 6 files that BaseSegDataset names are missing'),
     ('mmseg', lambda place: [path.rename(path.with_suffix('.bmp')) for path in (place / 'images/train').iterdir()],
      'data/shapes/images/train has no image ending in .png'),
 ])  # yapf: disable
@@ -163,7 +163,7 @@ def test_what_is_left_out_is_told(place, monkeypatch):
     edit(place / TRAIN, lambda content: content['annotations'][2].update(category_id=99))
     dataset = load('mmdet', 'train').dataset
     (note,) = notes
-    assert note.startswith(f'data/shapes/{TRAIN}: 1 of ') and 'categories that the file does not have' in note
+    assert note.startswith(f'data/shapes/{TRAIN}: 1 of ') and 'their category is not in the file' in note
     kept = sum(len(dataset.get_data_info(index)['instances']) for index in range(len(dataset)))
     assert kept == len(json.loads((place / TRAIN).read_text())['annotations']) - 1
 
@@ -183,44 +183,45 @@ def test_sound_annotations_have_no_notes(content):
     assert check(content, test=True) == []
 
 
-OUT = 'have boxes without area or outside of their image'
+OUT = 'their box is empty or outside the image, although evaluation counts them'
 
 
 @pytest.mark.parametrize('change, reason', [
-    (dict(category_id=99), 'are left out, being of categories that the file does not have'),
-    (dict(image_id=99), 'are left out, being of images that the file does not have'),
+    (dict(category_id=99), 'their category is not in the file'),
+    (dict(image_id=99), 'their image is not in the file'),
     (dict(bbox=[5, 5, 0, 0]), OUT), (dict(bbox=[5, 5, 9, 0.5]), OUT), (dict(area=0), OUT),
     (dict(bbox=[128, 5, 9, 9]), OUT), (dict(bbox=[5, -9, 9, 9]), OUT),
-    (dict(segmentation=[[1, 2, 3, 4]]), 'are left out, their polygons having fewer than three corners'),
-    (dict(ignore=1), 'are left out, as they say themselves'),
+    (dict(segmentation=[[1, 2, 3, 4]]), 'their polygons have fewer than three corners'),
+    (dict(ignore=1), 'they are marked as ignored'),
 ])  # yapf: disable
 def test_what_is_left_out_is_counted(content, change, reason):
     total = len(content['annotations'])
     for index in (1, 3):
         content['annotations'][index].update(change)
     (note,) = check(content)
-    assert note.startswith(f'a.json: 2 of {total} annotations {reason}') and note.endswith('that of id 2')
+    assert note.startswith(f'a.json: 2 of {total} annotations are ignored because {reason}') and note.endswith('(first id: 2)')
     for each in content['annotations']:
         each.update(change)
-    assert complaint(lambda: check(content)).startswith(f'a.json: {total} of {total} annotations {reason}')
+    assert complaint(lambda: check(content)).startswith(f'a.json: {total} of {total} annotations are ignored because {reason}')
 
 
 @pytest.mark.parametrize('change, problem', [
-    (dict(bbox=[float('nan'), 5, 9, 9]), 'bbox of annotation 2 must be four finite numbers'),
-    (dict(bbox=[5, 5, float('inf'), 9]), 'bbox of annotation 2 must be four finite numbers'),
-    (dict(bbox=[5, 5, 9]), 'bbox of annotation 2 must be four finite numbers'),
-    (dict(bbox=['5', 5, 9, 9]), 'bbox of annotation 2 must be four finite numbers'),
-    (dict(segmentation=[]), 'is missing, and masks are loaded'),
-    (dict(segmentation=[[200, 5, 210, 5, 210, 9]]), 'lies outside of its image'),
-    (dict(segmentation=[[5, -9, 8, -9, 8, -1]]), 'lies outside of its image'),
-    (dict(segmentation=[[5, 5, float('nan'), 5, 8, 9]]), 'has numbers that are not finite'),
+    (dict(bbox=[float('nan'), 5, 9, 9]), 'annotation 2: bbox must be four finite numbers'),
+    (dict(bbox=[5, 5, float('inf'), 9]), 'annotation 2: bbox must be four finite numbers'),
+    (dict(bbox=[5, 5, 9]), 'annotation 2: bbox must be four finite numbers'),
+    (dict(bbox=['5', 5, 9, 9]), 'annotation 2: bbox must be four finite numbers'),
+    (dict(segmentation=[]), 'segmentation is missing, but masks are loaded'),
+    (dict(segmentation=[[200, 5, 210, 5, 210, 9]]), 'lies outside the image'),
+    (dict(segmentation=[[5, -9, 8, -9, 8, -1]]), 'lies outside the image'),
+    (dict(segmentation=[[5, 5, float('nan'), 5, 8, 9]]), 'has coordinates that are not finite'),
     (dict(segmentation=[1, 2, 3, 4, 5, 6]), 'is neither a list of polygons nor a run-length code'),
-    (dict(segmentation=dict(size=[64, 64], counts=[64 * 64])), 'is for 64x64 pixels and its image has 128x128'),
-    (dict(segmentation=dict(size=[128, 128], counts=[10, 20])), 'counts 30 pixels and its image has 16384'),
-    (dict(segmentation=[[0, 0, 1e30, 0, 1e30, 1e30]]), 'lie far outside of its image'),
-    (dict(segmentation=dict(size=[128, 128], counts='')), 'counts 0 pixels and its image has 16384'),
-    (dict(segmentation=dict(size=[128, 128], counts='`0P`0')), 'pixels and its image has 16384'),
-    (dict(iscrowd='0'), "iscrowd of annotation 2 must be 0 or 1, got '0'"),
+    (dict(segmentation=dict(size=[64, 64], counts=[64 * 64])), 'has height and width [64, 64], but its image has [128, 128]'),
+    (dict(segmentation=dict(size=[128, 128], counts=[10, 20])), 'needs non-negative runs of 16384 pixels, got 30'),
+    (dict(segmentation=[[0, 0, 1e30, 0, 1e30, 1e30]]), 'lie far outside the image'),
+    (dict(segmentation=dict(size=[128, 128], counts='')), 'needs non-negative runs of 16384 pixels, got 0'),
+    (dict(segmentation=dict(size=[128, 128], counts='`0P`0')), 'needs non-negative runs of 16384 pixels, got '),
+    (dict(segmentation=dict(size=[128, 128], counts=[-10, 128 * 128 + 10])), 'needs non-negative runs of 16384 pixels'),
+    (dict(iscrowd='0'), "annotation 2: iscrowd must be 0 or 1, got '0'"),
     (dict(segmentation=dict(size=[128, 128])), 'is neither a list of polygons nor a run-length code'),
 ])  # yapf: disable
 def test_what_cannot_be_used_is_named(content, change, problem):
@@ -243,14 +244,14 @@ def test_the_runs_of_a_compressed_code_are_those_of_the_mask(height, width, seed
     pixels = (rng.random((height, width)) < rng.choice([0, 0.001, 0.1, 0.9])).flatten(order='F')
     changes = np.flatnonzero(np.diff(pixels, prepend=False))
     code = encode(np.asfortranarray(pixels.reshape((height, width), order='F'), np.uint8))['counts'].decode()
-    assert annotations._runs(code) == np.diff([0, *changes, height * width]).tolist()
+    assert annotations._decode_runs(code) == np.diff([0, *changes, height * width]).tolist()
 
 
 def test_a_file_of_crowds_alone_is_refused(content):
     for annotation in content['annotations']:
         annotation['iscrowd'] = 1
     told = complaint(lambda: check(content))
-    assert told == 'a.json has nothing but crowds, on which nothing is trained or evaluated'
+    assert told == 'a.json has only crowd annotations, which training and evaluation ignore: add single objects'
 
 
 @pytest.mark.parametrize('name', ['images', 'categories', 'annotations'])
@@ -258,7 +259,7 @@ def test_lists_are_there_and_have_ids_of_their_own(content, name):
     content[name][1]['id'] = content[name][0]['id']
     assert f'{name} have {len(content[name]) - 1} different ids' in complaint(lambda: check(content))
     del content[name]
-    assert complaint(lambda: check(content)) == f'a.json is no COCO annotation file: it has no list of {name}'
+    assert complaint(lambda: check(content)) == f'a.json is not a COCO annotation file: it has no list of {name}'
 
 
 def test_no_annotations_are_told(content):
@@ -270,8 +271,8 @@ def test_no_annotations_are_told(content):
 def test_classes_are_numbered_as_in_the_file(content):
     few = [name for name in CLASSES if name != CLASSES[2]]
     (note,) = check(content, classes=few[:3])
-    assert 'being of categories that the config does not name' in note
-    assert "class 0 is 'striped disc' in the config" in complaint(lambda: check(content, classes=CLASSES[1::-1]))
+    assert 'their category is not in the config' in note
+    assert "class 0 is 'striped disc' in the config but 'plain disc' in a.json" in complaint(lambda: check(content, classes=CLASSES[1::-1]))
     assert "class 6 is 'cup' in the config" in complaint(lambda: check(content, classes=(*CLASSES, 'cup')))
 
 
@@ -282,7 +283,7 @@ def test_files_are_found_in_folders_of_folders(tmp_path):
         path.touch()
     check_files(map(str, paths[:2]), 'list')
     told = complaint(lambda: check_files(map(str, paths), 'list'))
-    assert told == f'{paths[2]} is not there: 1 of 3 files that list names are missing'
+    assert told == f'{paths[2]} does not exist: 1 of the 3 files that list names are missing'
 
 
 def test_pixels_that_are_not_finite_are_named():
@@ -317,7 +318,7 @@ def test_a_training_whose_loss_is_not_finite_ends_and_its_weights_are_in_no_chec
 
     built.model.train_step = poisoned
     told = complaint(built.train)
-    assert told.startswith('training ends: loss of iteration 2 is not finite, of data/shapes/images/train/')
+    assert told.startswith('training stops: loss is not finite in iteration 2 for data/shapes/images/train/')
     assert told.endswith('/run/iter_1.pth') and 'the last checkpoint is ' in told
     with torch.no_grad():
         next(built.model.parameters()).view(-1)[0] = float('nan')

@@ -147,7 +147,7 @@ def test_a_port_that_is_taken_is_told(place, tmp_path):
     log = tmp_path / 'log'
     job = start(place, log, 'env', 'PORT=29500', ROOT / 'tools' / 'dist_train.sh', CONFIG, 2)
     told = last_words(job, log)
-    assert told.startswith('launch.py: the processes do not find each other, see MASTER_ADDR and PORT: '), told
+    assert told.startswith('launch.py: the processes cannot connect, check MASTER_ADDR and PORT: '), told
     assert '29500' in told
 
 
@@ -206,7 +206,7 @@ def test_a_training_goes_on_in_another_number_of_processes(place):
         return load_checkpoint(place / 'moved' / f'iter_{iteration}.pth')
 
     def warnings(lines):
-        return [line.partition('Training goes on ')[2] for line in lines if 'Training goes on ' in line]
+        return [line.partition('Training continues ')[2] for line in lines if 'Training continues ' in line]
 
     lines = train(place, own, 2, 2, *arguments)
     assert iterations(lines) == ['1', '2'] and warnings(lines) == []
@@ -216,7 +216,7 @@ def test_a_training_goes_on_in_another_number_of_processes(place):
         lines = train(place, own, processes, iteration, '--resume', *arguments)
         assert iterations(lines) == [str(iteration)]
         (warning,) = warnings(lines)
-        assert warning.startswith(f'with {processes} instead of {before} processes: ')
+        assert warning.startswith(f'in {processes} processes instead of {before}: ')
         assert saved(iteration)['meta']['iter'] == iteration and saved(iteration)['meta']['processes'] == processes
         assert saved(iteration)['optimizer']['param_groups'][0]['lr'] == pytest.approx(2.5e-3 * 2 / 8)  # as warned
 

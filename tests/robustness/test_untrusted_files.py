@@ -262,7 +262,7 @@ def test_so_it_is_in_the_trainings_that_compare_starts(place, bad, marker):
     write_configs(place, bad)
     sentence = told('compare.py', ['hosts_resnet.py', '--seeds', '1', '--work-dir', 'compared'])
     log = (place / 'compared/hosts_resnet/seed0/train.log').read_text()
-    assert sentence.endswith(f'train.log says: train.py: {bad} {REASON}') and len(sentence.splitlines()) == 1
+    assert sentence.endswith(f'train.log ends with: train.py: {bad} {REASON}') and len(sentence.splitlines()) == 1
     assert 'Traceback' not in log
     assert not ran(marker)
 
@@ -332,7 +332,7 @@ def test_the_best_checkpoint_so_far_is_one_in_the_work_directory(tmp_path, named
 @pytest.mark.parametrize('checkpoint', [dict(weight=torch.ones(1)), dict(meta=dict(epoch=0, iter=1)), [1]])
 def test_weights_alone_are_nothing_to_go_on_from(marker, tmp_path, checkpoint):
     torch.save(checkpoint, tmp_path / 'weights.pth')
-    message = 'weights.pth holds weights and no training state to resume'
+    message = 'weights.pth holds no training state to resume'
     assert message in told('train.py', ['tiny.py', '--resume', str(tmp_path / 'weights.pth')])
 
 

@@ -1,3 +1,5 @@
+"""tools/benchmark.py: which alternatives each command measures, the files it writes, and its messages."""
+
 import json
 import sys
 from types import SimpleNamespace
@@ -26,7 +28,7 @@ def rows(capsys, *arguments):
     return [line.split('|')[1].strip() for line in lines[2:]]
 
 
-def test_a_layer_with_every_backend(capsys, tmp_path):
+def test_a_layer_is_measured_with_every_backend(capsys, tmp_path):
     out = tmp_path / 'new' / 'op.json'
     names = rows(capsys, 'op', '--channels', 8, '--size', 9, 12, '--json', out, '--chart', tmp_path / 'op.png')
     assert names == ['plain 3x3', 'blocked', 'reference', 'fused', 'XVolution', 'XVolution, fused']
@@ -36,7 +38,7 @@ def test_a_layer_with_every_backend(capsys, tmp_path):
     assert (tmp_path / 'op.png').stat().st_size > 5000
 
 
-def test_backward_keeps_memory_and_leaves_out_the_fused_layer(capsys, tmp_path):
+def test_backward_reports_kept_memory_and_skips_fused_layers(capsys, tmp_path):
     out = tmp_path / 'op.json'
     options = ('--backward', '--dtype', 'bfloat16', '--channels-last', '--stride', 2)
     names = rows(capsys, 'op', '--channels', 16, '--size', 9, 12, *options, '--json', out)
@@ -45,34 +47,34 @@ def test_backward_keeps_memory_and_leaves_out_the_fused_layer(capsys, tmp_path):
     assert 0 < kept['blocked'] < kept['reference']
 
 
-def test_only_some_against_another_baseline(capsys):
+def test_alternatives_and_baseline_can_be_chosen(capsys):
     options = ('--only', 'fused', '--baseline', 'blocked')
     assert rows(capsys, 'op', '--channels', 8, '--size', 9, 12, *options) == ['blocked', 'fused']
 
 
-def test_backbones(capsys):
+def test_backbones_are_measured(capsys):
     assert rows(capsys, 'backbone', 'swin-tiny', '--size', 32, 32, '--backward') == ['plain', 'ACmix']
     only = ('--only', 'blocked', 'XVolutionResNet, fused', 'LESAResNet', 'plain, fused')
     names = rows(capsys, 'backbone', 'resnet50', '--size', 32, 32, *only)
     assert names == ['plain', 'blocked', 'XVolutionResNet, fused', 'LESAResNet', 'plain, fused']
 
 
-def test_detectors_and_their_training(capsys):
+def test_detectors_and_their_training_are_measured(capsys):
     config = ROOT / 'configs/mask_rcnn/mask-rcnn_acmix-r26_fpn_1x_coco.py'
     common = (config, '--size', 64, 96, '--cfg-options', *SMALL)
     assert rows(capsys, 'detector', *common) == [config.stem, f'{config.stem}, fused']
     assert rows(capsys, 'train', *common) == [config.stem]
-    shapes = ROOT / 'configs/shapes/mask-rcnn_acmix-r26_shapes.py'  # of fewer classes
+    shapes = ROOT / 'configs/shapes/mask-rcnn_acmix-r26_shapes.py'  # has fewer classes
     assert rows(capsys, 'train', shapes, '--size', 128, 160) == [shapes.stem]
 
 
-def test_a_config_of_the_host(capsys):
+def test_a_host_config_is_measured(capsys):
     name = 'retinanet_r50_fpn_1x_coco'
     options = ('--size', 32, 32, '--cfg-options', 'model.backbone.init_cfg=None')
     assert rows(capsys, 'train', f'mmdet::retinanet/{name}.py', *options) == [name]
 
 
-def test_scaling(capsys, tmp_path):
+def test_scaling_covers_area_and_batch_size(capsys, tmp_path):
     names = rows(capsys, 'scaling', '--size', 64, 128, '--chart', tmp_path / 'scaling.png')
     assert names[:4] == ['1 of 32x64', '1 of 45x91', '1 of 55x111', '1 of 64x128']
     assert names[4:] == ['2 of 32x64', '3 of 32x64', '4 of 32x64']
@@ -82,10 +84,13 @@ def test_scaling(capsys, tmp_path):
 @pytest.mark.parametrize(
     'arguments, message',
     [
-        (('op', '--channels', 0), '--channels must be positive, got 0'),
-        (('op', '--size', 0, 3), '--size must be positive, got [0, 3]'),
-        (('op', '--chart', 'a.jpg'), '--chart takes a .png file, got a.jpg'),
-        (('op', '--only', 'fast'), "'fused', 'XVolution', 'XVolution, fused', 'LESA', 'LESA, fused', but no 'fast'"),
+        (('op', '--channels', 0), '--channels: must be positive, got 0'),
+        (('op', '--size', 0, 3), '--size: must be positive, got 0'),
+        (('op', '--chart', 'a.jpg'), '--chart: must be a .png file, got a.jpg'),
+        (
+            ('op', '--only', 'fast'),
+            "no alternative 'fast': choose from 'plain 3x3', 'blocked', 'reference', 'fused', 'XVolution'",
+        ),
         (('train', 'nowhere.py'), 'there is no config at nowhere.py'),
         (('train', 'mmdet::nowhere.py'), 'mmdet/.mim/configs/nowhere.py'),
         (('train', 'nothing_of_that_name::a.py'), 'config of nothing_of_that_name, which is not installed'),
@@ -95,11 +100,11 @@ def test_scaling(capsys, tmp_path):
         (('op', '--device', 'abacus'), 'op cannot be measured with these arguments'),
     ],
 )
-def test_mistakes_are_told_in_one_sentence(arguments, message, capsys):
+def test_mistakes_are_reported_in_one_sentence(arguments, message, capsys):
     assert message in complaint('benchmark.py', arguments, capsys)
 
 
-def test_what_cannot_be_measured_is_told_and_left_out(monkeypatch, capsys):
+def test_an_alternative_that_fails_is_reported_and_skipped(monkeypatch, capsys):
     tool = load('benchmark.py')
 
     def works(args):
@@ -112,11 +117,11 @@ def test_what_cannot_be_measured_is_told_and_left_out(monkeypatch, capsys):
     tool.main(['op', '--repeats', '1'])
     out = capsys.readouterr().out
     assert 'other cannot be measured with these arguments: no such kernel\n' in out and '| plain |' in out
-    with pytest.raises(UserError, match='other cannot be measured .* no such kernel; --baseline takes another one'):
+    with pytest.raises(UserError, match='other cannot be measured .* no such kernel; choose another --baseline'):
         tool.main(['op', '--repeats', '1', '--baseline', 'other'])
 
 
-def test_a_detectors_images_have_the_format_asked_for():
+def test_a_detector_gets_images_in_the_chosen_memory_format():
     tool = load('benchmark.py')
     args = SimpleNamespace(channels_last=True, batch=1, size=(8, 8), device='cpu', dtype='float32')
     seen = []
@@ -127,7 +132,7 @@ def test_a_detectors_images_have_the_format_asked_for():
 
 
 def clamped_attention(query, key, value, kernel_size):
-    """NATTEN's na2d for ``(B, H, W, heads, d)``: windows that reach over the border are moved inwards."""
+    """NATTEN's na2d for ``(B, H, W, heads, d)``: windows that cross the border are moved inwards."""
     height, width = query.shape[1:3]
     out = torch.empty_like(query)
     for y, x in np.ndindex(height, width):
@@ -140,7 +145,7 @@ def clamped_attention(query, key, value, kernel_size):
     return out
 
 
-def test_natten_computes_the_same_layer(monkeypatch):
+def test_acmix_with_natten_gives_the_same_output(monkeypatch):
     monkeypatch.setitem(sys.modules, 'natten', SimpleNamespace(na2d=clamped_attention))
     layer, x = ACmix(8, 8, backend='reference').double(), torch.rand(2, 8, 9, 6, dtype=torch.float64)
     with torch.no_grad():

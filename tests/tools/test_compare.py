@@ -1,14 +1,12 @@
+"""tools/compare.py: seeds of a config become a table and a chart, and failed runs are reported."""
+
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from mmacmix.datasets import write_shapes
-from tests.tooling import complaint, load
+from tests.tooling import ROOT, complaint, load, start
 
-ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs' / 'ablation' / 'both.py'
 OPTIONS = [
     '--cfg-options', 'model.backbone.base_channels=8', 'model.neck.in_channels=[32,64,128,256]',
@@ -23,8 +21,7 @@ OPTIONS = [
 def test_two_seeds_become_a_table_and_a_chart(tmp_path, monkeypatch, capsys):
     write_shapes(tmp_path / 'data' / 'shapes', train=4, val=2)
     arguments = [CONFIG, '--work-dir', 'out', '--seeds', 2, '--jobs', 2, *OPTIONS]
-    command = [sys.executable, ROOT / 'tools' / 'compare.py', *arguments]
-    done = subprocess.run(list(map(str, command)), cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = start(ROOT / 'tools' / 'compare.py', *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = (tmp_path / 'out' / 'table.md').read_text().splitlines()
     assert len(rows) == 3 and rows[2].startswith('| both | 0.') and rows[0].count('|') == rows[2].count('|')
@@ -37,9 +34,9 @@ def test_two_seeds_become_a_table_and_a_chart(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     load('compare.py').main(list(map(str, arguments)))
     printed = capsys.readouterr().out
-    assert '2 of 2 runs are finished already' in printed and rows[2] in printed
+    assert '2 of 2 runs have been finished before' in printed and rows[2] in printed
     parameters = float(rows[2].split('|')[4])
-    assert parameters < 0.6  # of a backbone narrowed by --cfg-options; the config's own has more than 2 million
+    assert parameters < 0.6  # million, of the backbone that --cfg-options narrows; otherwise it has more than 2 million
     told = complaint('compare.py', [*arguments, 'optim_wrapper.optimizer.lr=1'], capsys)
     assert 'both/seed0 holds a run of another config or with other options' in told
 
@@ -49,17 +46,17 @@ def test_two_seeds_become_a_table_and_a_chart(tmp_path, monkeypatch, capsys):
     [
         (['nothing.py'], 'there is no config at nothing.py'),
         ([CONFIG, CONFIG], 'two of the configs have the same file name'),
-        ([CONFIG, '--seeds', 0], '--seeds and --jobs start at 1'),
+        ([CONFIG, '--seeds', 0], '--seeds: must be positive, got 0'),
     ],
 )
-def test_mistakes_are_told_before_training(arguments, message, tmp_path, monkeypatch, capsys):
+def test_mistakes_are_reported_before_training(arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert message in complaint('compare.py', arguments, capsys)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_that_fails_is_told_with_its_log(tmp_path, monkeypatch, capsys):
+def test_a_failed_run_is_reported_with_its_log(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     told = complaint('compare.py', [CONFIG, '--seeds', 1], capsys)
-    assert 'with seed 0 failed, work_dirs/compare/both/seed0/train.log says: train.py: ' in told
+    assert 'with seed 0 failed; work_dirs/compare/both/seed0/train.log ends with: train.py: ' in told
     assert 'data/shapes' in told and not list(tmp_path.rglob('cost.json'))

@@ -1,9 +1,7 @@
-"""tools/infer.py, and the hosts' own inferencers, with configs of this package."""
+"""tools/infer.py, tools/plot_attention.py and the hosts' own inferencers with configs of this package."""
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -17,7 +15,7 @@ from pycocotools.coco import COCO
 from mmacmix.datasets import CLASSES, SEMANTIC_CLASSES, SEMANTIC_PALETTE
 from mmacmix.errors import UserError
 from mmacmix.inference import Predictor
-from tests.tooling import ROOT, complaint, load
+from tests.tooling import ROOT, complaint, load, python
 
 
 def infer(*arguments):
@@ -50,7 +48,7 @@ def test_images_become_overlays_and_predictions(trained, tmp_path, capsys):
         assert 0 <= entry['score'] <= 1 and entry['category_id'] in coco.cats
 
 
-def test_a_picture_is_the_same_each_time_in_the_colours_of_the_legend(trained):
+def test_drawing_is_deterministic_and_uses_the_colours_of_the_legend(trained):
     host, config, checkpoint, _ = trained
     predictor = Predictor(Config.fromfile(config), str(checkpoint))
     image = np.zeros((128, 128, 3), np.uint8)
@@ -70,7 +68,7 @@ def test_a_picture_is_the_same_each_time_in_the_colours_of_the_legend(trained):
     assert np.allclose(shown / np.linalg.norm(shown), color / np.linalg.norm(color), atol=0.02)
 
 
-def test_the_prediction_is_that_of_the_hosts_own_function(trained):
+def test_predictions_equal_those_of_the_host(trained):
     host, config, checkpoint, images = trained
     path = str(min(images.iterdir()))
     cfg = Config.fromfile(config)
@@ -89,7 +87,7 @@ def test_the_prediction_is_that_of_the_hosts_own_function(trained):
         assert torch.equal(ours.pred_sem_seg.data, theirs.pred_sem_seg.data)
 
 
-def test_the_hosts_inferencers_take_the_config(trained, tmp_path):
+def test_the_hosts_inferencers_accept_the_config(trained, tmp_path):
     host, config, checkpoint, images = trained
     path = str(min(images.iterdir()))
     if host == 'mmdet':
@@ -129,7 +127,7 @@ def test_a_video_becomes_a_video(trained, tmp_path):
         assert [image['frame'] for image in coco['images']] == [0, 1]
 
 
-def test_broken_files_are_named_and_the_rest_goes_on(trained, tmp_path, capsys):
+def test_broken_files_are_named_and_the_others_are_processed(trained, tmp_path, capsys):
     _, config, checkpoint, images = trained
     (tmp_path / 'empty.png').touch()
     (tmp_path / 'half.png').write_bytes(min(images.iterdir()).read_bytes()[:2000])
@@ -140,7 +138,7 @@ def test_broken_files_are_named_and_the_rest_goes_on(trained, tmp_path, capsys):
     assert len(list((tmp_path / 'out' / 'overlays').iterdir())) == 2
 
 
-def test_what_fails_later_is_named_too(trained, tmp_path, capsys, monkeypatch):
+def test_files_that_fail_later_are_named_too(trained, tmp_path, capsys, monkeypatch):
     _, config, checkpoint, images = trained
     film = str(tmp_path / 'film.avi')
     writer = cv2.VideoWriter(film, cv2.VideoWriter_fourcc(*'MJPG'), 10, (64, 48))
@@ -168,14 +166,14 @@ def test_what_fails_later_is_named_too(trained, tmp_path, capsys, monkeypatch):
     }  # fmt: skip
 
 
-def test_the_hosts_inferencers_take_a_training_checkpoint_in_a_process_of_their_own(trained):
+def test_the_hosts_inferencers_read_a_training_checkpoint_in_their_own_process(trained):
     host, config, checkpoint, images = trained
     name = dict(mmdet='DetInferencer', mmseg='MMSegInferencer')[host]
-    code = f"""
-from {host}.apis import {name}
-{name}({str(config)!r}, {str(checkpoint)!r}, device='cpu')({str(min(images.iterdir()))!r})
-"""
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
+    image = str(min(images.iterdir()))
+    done = python(
+        f'from {host}.apis import {name}',
+        f"{name}({str(config)!r}, {str(checkpoint)!r}, device='cpu')({image!r})",
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -184,18 +182,18 @@ from {host}.apis import {name}
     [
         (['{config}', '{checkpoint}', '{images}', '--device', 'abacus'], 'device abacus: '),
         (['{config}', '{checkpoint}', '{images}', '--out-dir', '{config}'], 'tiny.py is a file'),
-        (['{config}', '{checkpoint}', '{images}', '--score-thr', '30'], '--score-thr must be 0 to 1, got 30'),
+        (['{config}', '{checkpoint}', '{images}', '--score-thr', '30'], '--score-thr must be between 0 and 1, got 30'),
         (
             ['{config}', '{checkpoint}', '{images}', '--cfg-options', 'test_dataloader=None'],
             'tiny.py has no test_dataloader',
         ),
-        (['{config}', '{checkpoint}', 'nothing.png'], 'nothing.png is not there'),
+        (['{config}', '{checkpoint}', 'nothing.png'], 'nothing.png does not exist'),
         (['{config}', 'nothing.pth', '{images}'], 'there is no checkpoint at nothing.pth'),
         (['nothing.py', '{checkpoint}', '{images}'], 'there is no config at nothing.py'),
         ([ROOT / 'configs/imagenet/acmix-r26_8xb32_in1k.py', '{checkpoint}', '{images}'], 'neither a detector nor'),
     ],
 )
-def test_mistakes_are_told_in_one_sentence(trained, arguments, message, capsys, tmp_path, monkeypatch):
+def test_mistakes_are_reported_in_one_sentence(trained, arguments, message, capsys, tmp_path, monkeypatch):
     _, config, checkpoint, images = trained
     monkeypatch.chdir(tmp_path)
     places = dict(config=config, checkpoint=checkpoint, images=images)
@@ -210,10 +208,10 @@ def test_attention_is_drawn(trained, tmp_path, capsys):
     load('plot_attention.py').main([*map(str, arguments), '--pixel', '20', '30', '--out', str(out)])
     assert 'at 20, 30' in capsys.readouterr().out and min(Image.open(out).size) > 300
     told = complaint('plot_attention.py', [*arguments, '--pixel', 128, 0], capsys)
-    assert '--pixel 128 0 lies outside of' in told and '128 pixels wide' in told
+    assert '--pixel 128 0 is outside' in told and '128 pixels wide' in told
 
 
-def test_a_place_is_a_share_of_the_padded_map(trained):
+def test_attention_maps_cover_the_padded_image(trained):
     host, config, checkpoint, _ = trained
     predictor = Predictor(Config.fromfile(config), str(checkpoint))
     image = np.zeros((60, 40, 3), np.uint8)  # resized to 128 x 85, padded to a multiple of 32 by the detector
@@ -221,4 +219,4 @@ def test_a_place_is_a_share_of_the_padded_map(trained):
     assert height == pytest.approx(60, abs=0.5)
     assert width == pytest.approx(45 if host == 'mmdet' else 40, abs=0.5)
     rows, _ = np.nonzero(next(iter(maps.values())).sum(0).numpy())
-    assert rows.max() == next(iter(maps.values())).shape[1] - 1  # the last row sees itself
+    assert rows.max() == next(iter(maps.values())).shape[1] - 1  # the last row attends to itself

@@ -1,4 +1,4 @@
-"""The tools as a user starts them: real processes, real files, a tiny model on the generated data set."""
+"""tools/train.py and tools/test.py in real processes, with a tiny model on the generated data set."""
 
 import importlib
 import json
@@ -17,9 +17,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mmacmix.datasets import SEMANTIC_CLASSES, write_shapes
-from tests.tooling import complaint, start
+from tests.tooling import ROOT, complaint, start
 
-ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / 'configs' / 'shapes' / 'mask-rcnn_acmix-r26_shapes.py'
 SEGMENTATION = ROOT / 'configs' / 'shapes' / 'upernet_acmix-swin_shapes.py'
 SHORT = [
@@ -44,33 +43,33 @@ TINY_SEGMENTOR = [
 ]
 
 
-def succeed(*arguments, **keywords):
-    done = start(*arguments, **keywords)
+def succeed(folder, tool, *arguments):
+    done = start(ROOT / 'tools' / tool, *arguments, cwd=folder)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     return done
 
 
 @pytest.fixture(scope='module')
-def place(tmp_path_factory):
+def folder(tmp_path_factory):
     """A directory outside the checkout, with the data set and one finished training."""
-    folder = tmp_path_factory.mktemp('place')
+    folder = tmp_path_factory.mktemp('outside')
     write_shapes(folder / 'data' / 'shapes', train=6, val=3)
     (snippet,) = re.findall(r'^visualizer = .*', (ROOT / 'docs' / 'use.md').read_text(), re.MULTILINE)
     (folder / 'own.py').write_text(f"_base_ = '{CONFIG}'\n{snippet}\n")
-    succeed(ROOT / 'tools' / 'train.py', 'own.py', '--work-dir', 'run', '--cfg-options', *TINY, cwd=folder)
+    succeed(folder, 'train.py', 'own.py', '--work-dir', 'run', '--cfg-options', *TINY)
     return folder
 
 
-def test_tensorboard_gets_losses_scores_and_path_weights(place):
-    (events,) = (place / 'run').rglob('events.out.tfevents.*')
+def test_tensorboard_gets_losses_scores_and_path_weights(folder):
+    (events,) = (folder / 'run').rglob('events.out.tfevents.*')
     log = EventAccumulator(str(events)).Reload()
     for name in ('loss', 'coco/segm_mAP', 'path_weights/backbone.layer1.0.conv2/attention_share'):
         assert log.Scalars(name)[-1].value >= 0
     assert [event.step for event in log.Scalars('loss')] == [1, 2]
 
 
-def test_training_leaves_checkpoint_table_and_gallery(place):
-    run = place / 'run'
+def test_training_leaves_checkpoint_table_and_gallery(folder):
+    run = folder / 'run'
     assert (run / 'iter_2.pth').exists()
     metrics = json.loads((run / 'results.json').read_text())
     assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= set(metrics)
@@ -84,74 +83,53 @@ def test_training_leaves_checkpoint_table_and_gallery(place):
     assert abs(panels[0] - panels[1]).max() > 50  # something is drawn over the input
 
 
-def test_a_training_too_short_for_its_log_ends_well_without_a_report(place):
+def test_training_too_short_for_its_log_succeeds_without_a_report(folder):
     options = [option for option in TINY if 'logger' not in option]
-    done = succeed(ROOT / 'tools' / 'train.py', CONFIG, '--work-dir', 'short', '--cfg-options', *options, cwd=place)
-    assert 'There is no report: ' in done.stdout + done.stderr
-    assert (place / 'short' / 'iter_2.pth').exists() and not (place / 'short' / 'report.html').exists()
+    done = succeed(folder, 'train.py', CONFIG, '--work-dir', 'short', '--cfg-options', *options)
+    assert 'The report cannot be written: ' in done.stdout + done.stderr
+    assert (folder / 'short' / 'iter_2.pth').exists() and not (folder / 'short' / 'report.html').exists()
 
 
-def test_resume_goes_on_from_the_last_checkpoint(place):
-    shutil.copytree(place / 'run', place / 'resumed')
+def test_training_resumes_from_the_latest_checkpoint(folder):
+    shutil.copytree(folder / 'run', folder / 'resumed')
     options = [option for option in TINY if 'max_iters' not in option]
-    done = succeed(
-        ROOT / 'tools' / 'train.py',
-        CONFIG,
-        '--work-dir',
-        'resumed',
-        '--resume',
-        '--cfg-options',
-        *options,
-        'train_cfg.max_iters=3',
-        cwd=place,
-    )
+    flags = ['--work-dir', 'resumed', '--resume', '--cfg-options', *options, 'train_cfg.max_iters=3']
+    done = succeed(folder, 'train.py', CONFIG, *flags)
     assert 'Iter(train) [3/3]' in done.stdout and 'Iter(train) [2/3]' not in done.stdout
-    assert (place / 'resumed' / 'iter_3.pth').exists()
+    assert (folder / 'resumed' / 'iter_3.pth').exists()
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_test_on_the_cpu(place):
+def test_two_processes_train_and_test_on_the_cpu(folder):
     for command in (['dist_train.sh', CONFIG, '2'], ['dist_test.sh', CONFIG, 'two/iter_2.pth', '2']):
         done = subprocess.run(
             [ROOT / 'tools' / command[0], *command[1:], '--work-dir', 'two', '--cfg-options', *TINY],
-            cwd=place,
+            cwd=folder,
             capture_output=True,
             text=True,
             check=False,
             env={**os.environ, 'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}'},
         )
         assert done.returncode == 0, done.stderr[-3000:]
-    assert all((place / 'two' / name).exists() for name in ('iter_2.pth', 'gallery.png', 'test_gallery.png'))
-    for name in ('images.csv', 'test_images.csv'):  # one of the three images went to both processes
-        assert len((place / 'two' / name).read_text().splitlines()) == 1 + 3
+    assert all((folder / 'two' / name).exists() for name in ('iter_2.pth', 'gallery.png', 'test_gallery.png'))
+    for name in ('images.csv', 'test_images.csv'):  # one of the three images is evaluated by both processes
+        assert len((folder / 'two' / name).read_text().splitlines()) == 1 + 3
 
 
-def test_test_writes_predictions_pictures_and_results(place):
-    succeed(
-        ROOT / 'tools' / 'test.py',
-        CONFIG,
-        'run/iter_2.pth',
-        '--work-dir',
-        'tested',
-        '--out',
-        'predictions.pkl',
-        '--show-dir',
-        'shown',
-        '--cfg-options',
-        *TINY,
-        cwd=place,
-    )
-    assert len(pickle.loads((place / 'predictions.pkl').read_bytes())) == 3
-    assert json.loads((place / 'tested' / 'test_results.json').read_text()).keys() >= {'coco/bbox_mAP'}
-    assert len(list((place / 'tested').rglob('shown/*.png'))) == 3
+def test_testing_writes_predictions_pictures_and_results(folder):
+    flags = ['--work-dir', 'tested', '--out', 'predictions.pkl', '--show-dir', 'shown', '--cfg-options', *TINY]
+    succeed(folder, 'test.py', CONFIG, 'run/iter_2.pth', *flags)
+    assert len(pickle.loads((folder / 'predictions.pkl').read_bytes())) == 3
+    assert json.loads((folder / 'tested' / 'test_results.json').read_text()).keys() >= {'coco/bbox_mAP'}
+    assert len(list((folder / 'tested').rglob('shown/*.png'))) == 3
 
 
-def test_a_fused_model_predicts_the_same(place):
+def test_a_fused_model_predicts_the_same(folder):
     results = []
     for name, flags in (('unfused', []), ('fused', ['--fuse'])):
         options = ['--work-dir', name, '--out', f'{name}.pkl', *flags, '--cfg-options', *TINY]
-        done = succeed(ROOT / 'tools' / 'test.py', CONFIG, 'run/iter_2.pth', *options, cwd=place)
-        results.append([each['pred_instances'] for each in pickle.loads((place / f'{name}.pkl').read_bytes())])
+        done = succeed(folder, 'test.py', CONFIG, 'run/iter_2.pth', *options)
+        results.append([each['pred_instances'] for each in pickle.loads((folder / f'{name}.pkl').read_bytes())])
     assert '8 of 8 layers of mmacmix are merged' in done.stdout
     for unfused, fused in zip(*results, strict=True):
         torch.testing.assert_close(fused['scores'], unfused['scores'], rtol=1e-4, atol=1e-5)
@@ -160,7 +138,7 @@ def test_a_fused_model_predicts_the_same(place):
 
 
 @pytest.mark.slow
-def test_test_time_augmentation_changes_the_predictions_of_a_box_detector(place):
+def test_test_time_augmentation_changes_the_predictions_of_a_box_detector(folder):
     boxes_only = [
         *TINY,
         'model.roi_head.mask_head=None',
@@ -168,23 +146,12 @@ def test_test_time_augmentation_changes_the_predictions_of_a_box_detector(place)
         'val_evaluator.metric=bbox',
         'test_evaluator.metric=bbox',
     ]
-    succeed(ROOT / 'tools' / 'train.py', CONFIG, '--work-dir', 'boxes', '--cfg-options', *boxes_only, cwd=place)
+    succeed(folder, 'train.py', CONFIG, '--work-dir', 'boxes', '--cfg-options', *boxes_only)
     for name, flags in (('plain', []), ('augmented', ['--tta'])):
-        succeed(
-            ROOT / 'tools' / 'test.py',
-            CONFIG,
-            'boxes/iter_2.pth',
-            '--work-dir',
-            name,
-            '--out',
-            f'{name}.pkl',
-            *flags,
-            '--cfg-options',
-            *boxes_only,
-            cwd=place,
-        )
+        flags += ['--work-dir', name, '--out', f'{name}.pkl', '--cfg-options', *boxes_only]
+        succeed(folder, 'test.py', CONFIG, 'boxes/iter_2.pth', *flags)
     scores = [
-        pickle.loads((place / f'{name}.pkl').read_bytes())[0]['pred_instances']['scores']
+        pickle.loads((folder / f'{name}.pkl').read_bytes())[0]['pred_instances']['scores']
         for name in ('plain', 'augmented')
     ]
     assert scores[0].shape != scores[1].shape or not torch.allclose(scores[0], scores[1])
@@ -192,30 +159,30 @@ def test_test_time_augmentation_changes_the_predictions_of_a_box_detector(place)
 
 @pytest.mark.slow
 @pytest.mark.parametrize('host, config, tiny', [('mmdet', CONFIG, TINY), ('mmseg', SEGMENTATION, TINY_SEGMENTOR)])
-def test_hosts_own_train_runs_the_config_outside_the_checkout(place, host, config, tiny):
+def test_the_hosts_own_train_runs_the_config_outside_the_checkout(folder, host, config, tiny):
     tool = Path(importlib.import_module(host).__file__).parent / '.mim' / 'tools' / 'train.py'
-    succeed(tool, config, '--work-dir', host, '--cfg-options', *tiny, 'train_cfg.max_iters=1', cwd=place)
-    assert (place / host / 'iter_1.pth').exists()
+    succeed(folder, tool, config, '--work-dir', host, '--cfg-options', *tiny, 'train_cfg.max_iters=1')
+    assert (folder / host / 'iter_1.pth').exists()
 
 
-def test_a_segmentor_is_trained_and_tested(place):
+def test_a_segmentor_is_trained_and_tested(folder):
     options = ['--work-dir', 'segmentor', '--cfg-options', *TINY_SEGMENTOR, 'train_dataloader.batch_size=2']
-    succeed(ROOT / 'tools' / 'train.py', SEGMENTATION, *options, cwd=place)
-    run = place / 'segmentor'
+    succeed(folder, 'train.py', SEGMENTATION, *options)
+    run = folder / 'segmentor'
     metrics = json.loads((run / 'results.json').read_text())
     classes = [value for name, value in metrics.items() if name.startswith('IoU/')]
     assert 'IoU/background' in metrics and metrics['mIoU'] == pytest.approx(np.mean(classes), abs=0.01)
     assert np.array(Image.open(run / 'gallery.png')).shape[0] > 2 * 400
 
     flags = ['--out', 'maps', '--show-dir', 'shown', '--tta']
-    succeed(ROOT / 'tools' / 'test.py', SEGMENTATION, 'segmentor/iter_2.pth', *flags, *options, cwd=place)
+    succeed(folder, 'test.py', SEGMENTATION, 'segmentor/iter_2.pth', *flags, *options)
     tested = json.loads((run / 'test_results.json').read_text())
     # A class that is neither in the truth nor predicted has no IoU, so that --tta may report other classes.
-    maps_of_truth = sorted((place / 'data/shapes/semantic/val').iterdir())
+    maps_of_truth = sorted((folder / 'data/shapes/semantic/val').iterdir())
     labels = np.unique([np.array(Image.open(path)) for path in maps_of_truth])
     present = {f'IoU/{SEMANTIC_CLASSES[label - 1]}' for label in labels}
     assert present <= tested.keys() and present <= metrics.keys()
-    maps = sorted((place / 'maps').glob('*.png'))
+    maps = sorted((folder / 'maps').glob('*.png'))
     assert [path.name for path in maps] == [path.name for path in maps_of_truth]
     assert np.array(Image.open(maps[0])).shape == (128, 128)
     assert len(list((run / 'shown').rglob('*.png'))) == 3
@@ -224,14 +191,14 @@ def test_a_segmentor_is_trained_and_tested(place):
 @pytest.mark.parametrize('tool, arguments, message', [
     ('train.py', ['nothing.py'], 'there is no config at nothing.py'),
     ('train.py', [ROOT / 'configs' / 'maskrcnn_acmix.py'],
-     'train_dataloader looks for data/coco/annotations/instances_train2017.json in {place} and it is not there: '
+     'train_dataloader needs data/coco/annotations/instances_train2017.json, which does not exist in {folder}: '
      'get COCO 2017'),
     ('train.py', [CONFIG, '--cfg-options', 'model.backbone.dept=50'],
      'cannot be built (the config had no model.backbone.dept before --cfg-options): '),
     ('train.py', [CONFIG, '--cfg-options', 'modle.backbone.depth=50'],
      '--cfg-options: nothing reads modle.backbone.depth, and '),
     ('train.py', [CONFIG, '--cfg-options', 'iterations=2'],
-     '--cfg-options: nothing reads iterations, and {config} has made other settings of it already'),
+     '--cfg-options: nothing reads iterations, and {config} uses it only to compute other settings'),
     ('train.py', [CONFIG, '--cfg-options', 'optim_wrapper.optimizer.lrr=1', *TINY],
      'cannot be built (the config had no optim_wrapper.optimizer.lrr before --cfg-options): '),
     ('train.py', [CONFIG, '--cfg-options', 'a=[1,2'], '--cfg-options cannot be read: '),
@@ -244,23 +211,23 @@ def test_a_segmentor_is_trained_and_tested(place):
     ('test.py', [CONFIG, 'run/iter_2.pth'], 'run/iter_2.pth is a checkpoint of another model: shapes differ for '),
     ('test.py', [CONFIG, 'data/shapes/annotations/instances_val.json', '--cfg-options', *TINY],
      'instances_val.json cannot be read as a checkpoint: it was not written by torch.save'),
-    ('test.py', [CONFIG, 'run/iter_2.pth', '--tta'], '--tta merges boxes alone in MMDetection'),
-    ('test.py', [CONFIG, 'run/iter_2.pth', '--out', 'x.json'], '--out takes a .pkl file for a detector, got x.json'),
+    ('test.py', [CONFIG, 'run/iter_2.pth', '--tta'], '--tta supports only boxes in MMDetection'),
+    ('test.py', [CONFIG, 'run/iter_2.pth', '--out', 'x.json'], '--out must be a .pkl file for a detector, got x.json'),
 ])  # yapf: disable
-def test_mistakes_are_told_in_one_sentence(place, monkeypatch, capsys, tool, arguments, message):
-    monkeypatch.chdir(place)
+def test_mistakes_are_reported_in_one_sentence(folder, monkeypatch, capsys, tool, arguments, message):
+    monkeypatch.chdir(folder)
     torch.save(dict(state_dict=torch.nn.Linear(2, 3).state_dict()), 'other.pth')
     told = complaint(tool, ['--work-dir', 'mistake', *arguments], capsys)
-    assert message.format(place=place, config=CONFIG) in told
+    assert message.format(folder=folder, config=CONFIG) in told
     assert '\n' not in told
 
 
-def test_a_mistake_ends_the_process_with_its_sentence(place):
-    done = start(ROOT / 'tools' / 'train.py', 'nothing.py', cwd=place)
+def test_a_mistake_ends_the_process_with_its_sentence(folder):
+    done = start(ROOT / 'tools' / 'train.py', 'nothing.py', cwd=folder)
     assert (done.returncode, done.stdout) == (1, '')
     assert done.stderr == 'train.py: there is no config at nothing.py\n'
 
 
-def test_mixed_precision_without_a_gpu_is_refused(place):
-    done = start(ROOT / 'tools' / 'train.py', CONFIG, '--amp', cwd=place, CUDA_VISIBLE_DEVICES='')
-    assert done.stderr.strip().splitlines()[-1] == 'train.py: --amp needs a GPU and torch sees none'
+def test_mixed_precision_without_a_gpu_is_refused(folder):
+    done = start(ROOT / 'tools' / 'train.py', CONFIG, '--amp', cwd=folder, CUDA_VISIBLE_DEVICES='')
+    assert done.stderr.strip().splitlines()[-1] == 'train.py: --amp needs a GPU, and torch finds none'

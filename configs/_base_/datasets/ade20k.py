@@ -1,4 +1,4 @@
-# ADE20K, 150 classes, as MMSegmentation lays it out.
+# ADE20K with 150 classes, in MMSegmentation's folder layout.
 dataset_type = 'ADE20KDataset'
 data_root = 'data/ade/ADEChallengeData2016'
 crop_size = (512, 512)
@@ -15,7 +15,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(2048, 512), keep_ratio=True),
-    # Behind Resize: results are compared at the original size.
+    # After Resize: predictions are evaluated at the original size.
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]

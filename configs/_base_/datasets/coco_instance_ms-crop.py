@@ -1,4 +1,4 @@
-# COCO with the augmentation of Swin's recipe: a shorter side of 480 to 800 pixels, half of the time of a random crop.
+# COCO with Swin's augmentation: a shorter side of 480 to 800 pixels, after a random crop half of the time.
 _base_ = 'mmdet::_base_/datasets/coco_instance.py'
 
 resize = dict(type='RandomChoiceResize', scales=[(side, 1333) for side in range(480, 801, 32)], keep_ratio=True)

@@ -1,4 +1,4 @@
-# ImageNet-1K as MMPretrain lays it out: crops and flips.
+# ImageNet-1K in MMPretrain's folder layout, with crops and flips.
 dataset_type = 'ImageNet'
 data_root = 'data/imagenet'
 data_preprocessor = dict(

@@ -1,4 +1,4 @@
-# ImageNet-1K with the augmentation that transformers are trained with: RandAugment and random erasing.
+# ImageNet-1K with the usual augmentation for transformers: RandAugment and random erasing.
 _base_ = 'imagenet.py'
 
 bgr_mean = _base_.data_preprocessor.mean[::-1]

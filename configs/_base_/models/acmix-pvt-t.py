@@ -1,4 +1,4 @@
-# Plain PVT-Tiny of ImageNet-1K, in which the second path starts at rate 0 and grows.
+# Starts as plain PVT-Tiny pretrained on ImageNet-1K: the rate of the second path is initially 0.
 custom_imports = dict(imports=['mmacmix'], allow_failed_imports=False)
 
 acmix_pvt_t = dict(

@@ -1,4 +1,4 @@
-# No ImageNet weights of an ACmix-ResNet were ever published. So nothing is frozen and batch normalisation learns.
+# No ImageNet weights of ACmix-ResNets are published, so nothing is frozen and batch normalisation is trained.
 custom_imports = dict(imports=['mmacmix'], allow_failed_imports=False)
 
 acmix_r50 = dict(

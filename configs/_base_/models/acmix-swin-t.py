@@ -1,4 +1,4 @@
-# Plain Swin-T of ImageNet-1K, in which the second path starts at rate 0 and grows.
+# Starts as plain Swin-T pretrained on ImageNet-1K: the rate of the second path is initially 0.
 custom_imports = dict(imports=['mmacmix'], allow_failed_imports=False)
 
 acmix_swin_t = dict(

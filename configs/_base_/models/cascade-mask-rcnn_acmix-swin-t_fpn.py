@@ -1,9 +1,9 @@
 _base_ = ['mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py', 'acmix-swin-t.py']
 
-# The heads' batch normalisation shares its statistics among processes.
+# The heads' batch normalisation is synchronised across processes.
 sync_bn = 'torch'
 
-# The heads of Swin's recipe: four convolutions in front of the fully connected layer, and a loss on decoded boxes.
+# The heads of Swin's recipe: four convolutions before the fully connected layer, and a loss on decoded boxes.
 box_heads = [
     dict(
         type='ConvFCBBoxHead',

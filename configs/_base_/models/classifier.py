@@ -1,4 +1,4 @@
-# An ImageNet classifier. What uses it sets the backbone and the head's in_channels.
+# An ImageNet classifier; derived configs set the backbone and the head's in_channels.
 custom_imports = dict(imports=['mmacmix'], allow_failed_imports=False)
 
 model = dict(

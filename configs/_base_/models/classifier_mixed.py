@@ -1,4 +1,4 @@
-# A classifier for images that are mixed, as transformers are trained.
+# An ImageNet classifier trained with Mixup and CutMix, as usual for transformers.
 _base_ = 'classifier.py'
 
 model = dict(

@@ -1,6 +1,6 @@
 _base_ = 'acmix-pvt-t.py'
 
-# With several processes batch normalisation shares its statistics.
+# Batch normalisation is synchronised across processes.
 sync_bn = 'torch'
 
 norm_cfg = dict(type='BN', requires_grad=True)

@@ -1,6 +1,6 @@
 _base_ = 'acmix-swin-t.py'
 
-# With several processes batch normalisation shares its statistics, since two images are too few.
+# Batch normalisation is synchronised across processes, since two images are too few.
 sync_bn = 'torch'
 
 norm_cfg = dict(type='BN', requires_grad=True)

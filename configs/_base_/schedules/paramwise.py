@@ -1,4 +1,4 @@
-# What learns without weight decay: the rates that weigh ACmix's two paths, normalisation layers, position terms.
+# No weight decay for the rates of ACmix's two paths, normalisation layers and position terms.
 paramwise_cfg = dict(
     norm_decay_mult=0.0,
     custom_keys=dict(

@@ -1,27 +1,29 @@
 """Neighbourhood attention in fused Triton kernels, forward and backward; CUDA.
 
-A program holds a tile of queries. The keys that any of them can see form a slightly larger tile, whose pixels the
-program reads where reflection puts them: nothing is padded or copied. It goes over the rows of that tile with an
-online softmax (Milakov and Gimelshein, 2018; Dao et al., arXiv 2205.14135), and a mask removes the keys outside each
-query's window. Output and log-sum-exp are all that is kept.
+A program holds a tile of queries. The keys that any of them can see form a slightly larger tile, read with reflected
+indices, so that nothing is padded or copied. The program loops over the rows of that tile with an online softmax
+(Milakov and Gimelshein, 2018; Dao et al., arXiv 2205.14135), and a mask removes the keys outside each query's window.
+Only the output and the log-sum-exp are kept for backward.
 
-Backward computes the weights again. For the gradients of key and value a program holds a tile of *keys* and gathers
-from the queries that see them, directly or as a reflection, so that nothing is added up in an order that chance
-decides.
+Backward recomputes the weights. For the gradients of key and value, a program holds a tile of *keys* and gathers from
+the queries that see them, directly or by reflection: without atomic additions, results are deterministic.
 
-A dilated window sees every ``dilation``-th pixel: all tiles are made of the pixels of one residue.
+A dilated window sees every ``dilation``-th pixel: each tile consists of pixels of one residue modulo the dilation.
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-_MASKED = tl.constexpr(-1e30)  # finite, so that the difference of two of them is no NaN
+from ..borders import residues_and_step
+from ..sizes import ceil_div
+
+_MASKED = tl.constexpr(-1e30)  # finite, because the difference of two infinities is NaN
 _LOG2E = math.log2(math.e)
+_LN2 = tl.constexpr(1 / _LOG2E)
 
 
 def neighborhood_attention(
@@ -32,6 +34,7 @@ def neighborhood_attention(
 
 
 # -- kernels ---------------------------------------------------------------------------------------
+# Tensors are followed by their strides: batch, head, channel (d), row (y), column (x).
 
 
 @triton.jit
@@ -55,22 +58,26 @@ def _ceil_div(a, b):
 
 
 @triton.jit
-def _query_tile(tile, residue, tiles_x, QUERY_ROWS: tl.constexpr, QUERY_COLUMNS: tl.constexpr, RESIDUES: tl.constexpr):
-    """Row and column of each query of a tile, and of its first one."""
-    first_y = residue // RESIDUES + tile // tiles_x * QUERY_ROWS * RESIDUES
-    first_x = residue % RESIDUES + tile % tiles_x * QUERY_COLUMNS * RESIDUES
-    place = tl.arange(0, QUERY_ROWS * QUERY_COLUMNS)
-    return (
-        first_y,
-        first_x,
-        first_y + place // QUERY_COLUMNS * RESIDUES,
-        first_x + place % QUERY_COLUMNS * RESIDUES,
-    )
+def _tile(
+    height, width, tiles_x, HEAD_DIM: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr, RESIDUES: tl.constexpr,
+):  # fmt: skip
+    """The program's tile: first row and column, rows and columns, channels; masks of pixels, channels and both."""
+    tile, residue = tl.program_id(0) // (RESIDUES * RESIDUES), tl.program_id(0) % (RESIDUES * RESIDUES)
+    first_y = residue // RESIDUES + tile // tiles_x * ROWS * RESIDUES
+    first_x = residue % RESIDUES + tile % tiles_x * COLUMNS * RESIDUES
+    pixel = tl.arange(0, ROWS * COLUMNS)
+    y = first_y + pixel // COLUMNS * RESIDUES
+    x = first_x + pixel % COLUMNS * RESIDUES
+    d = tl.arange(0, CHANNELS)
+    inside = (y < height) & (x < width)
+    in_head = (d < HEAD_DIM)[None, :]
+    return first_y, first_x, y, x, d, inside, in_head, inside[:, None] & in_head
 
 
 @triton.jit
 def _offsets(y, x, d, step_y, step_x, step_d):
-    """Where a tile's numbers lie: a row a pixel, a column a channel."""
+    """Pointer offsets, (pixels, channels)."""
     return (y * step_y + x * step_x)[:, None] + (d * step_d)[None, :]
 
 
@@ -80,143 +87,127 @@ def _load(plane, y, x, d, step_y, step_x, step_d, mask):
 
 
 @triton.jit
+def _store(plane, y, x, d, step_y, step_x, step_d, mask, values):
+    tl.store(plane + _offsets(y, x, d, step_y, step_x, step_d), values.to(plane.dtype.element_ty), mask=mask)
+
+
+@triton.jit
 def _window(
     first_x, width, KERNEL: tl.constexpr, STRIDE: tl.constexpr, DILATION: tl.constexpr, STEP: tl.constexpr,
     QUERY_ROWS: tl.constexpr, QUERY_COLUMNS: tl.constexpr, KEY_COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """The keys that a tile of queries sees, in steps of DILATION from the first query's first.
-
-    Columns of their pixels; whether each lies in each query's columns; the first row that each query sees.
-    """
+    """Columns of the keys that a tile of queries sees; which of them each query sees; each query's first key row."""
     column = tl.arange(0, KEY_COLUMNS)
-    places = _reflect(first_x * STRIDE - KERNEL // 2 * DILATION + column * DILATION, width)
+    key_x = _reflect(first_x * STRIDE - KERNEL // 2 * DILATION + column * DILATION, width)
     queries = tl.arange(0, QUERY_ROWS * QUERY_COLUMNS)
-    ahead = column[None, :] - (queries % QUERY_COLUMNS * STEP)[:, None]
-    return places, (ahead >= 0) & (ahead < KERNEL), queries // QUERY_COLUMNS * STEP
+    offset = column[None, :] - (queries % QUERY_COLUMNS * STEP)[:, None]
+    return key_x, (offset >= 0) & (offset < KERNEL), queries // QUERY_COLUMNS * STEP
 
 
 @triton.jit
 def _forward_kernel(
-    query, key, value, output, log_sum_exp,
+    query, key, value, output, lse_map,
     query_b, query_h, query_d, query_y, query_x,
     key_b, key_h, key_d, key_y, key_x,
     value_b, value_h, value_d, value_y, value_x,
     output_b, output_h, output_d, output_y, output_x,
     heads, height, width, query_height, query_width, tiles_x, scale,
-    HEAD_DIM: tl.constexpr, CHANNELS: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr,
-    DILATION: tl.constexpr, RESIDUES: tl.constexpr, STEP: tl.constexpr, QUERY_ROWS: tl.constexpr,
-    QUERY_COLUMNS: tl.constexpr, KEY_COLUMNS: tl.constexpr, PRECISION: tl.constexpr,
+    HEAD_DIM: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr, QUERY_ROWS: tl.constexpr,
+    QUERY_COLUMNS: tl.constexpr, KEY_COLUMNS: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr,
+    DILATION: tl.constexpr, RESIDUES: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    image, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
-    query += image * query_b + head * query_h
-    key += image * key_b + head * key_h
-    value += image * value_b + head * value_h
-    output += image * output_b + head * output_h
-    tile, residue = tl.program_id(0) // (RESIDUES * RESIDUES), tl.program_id(0) % (RESIDUES * RESIDUES)
-    first_y, first_x, y, x = _query_tile(tile, residue, tiles_x, QUERY_ROWS, QUERY_COLUMNS, RESIDUES)
-    d = tl.arange(0, CHANNELS)
-    there = (y < query_height) & (x < query_width)
-    in_head = (d < HEAD_DIM)[None, :]
-    mask = there[:, None] & in_head
+    batch, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
+    query += batch * query_b + head * query_h
+    key += batch * key_b + head * key_h
+    value += batch * value_b + head * value_h
+    output += batch * output_b + head * output_h
+    lse_map += (batch * heads + head) * query_height * query_width
+    first_y, first_x, y, x, d, inside, in_head, mask = _tile(
+        query_height, query_width, tiles_x, HEAD_DIM, CHANNELS, QUERY_ROWS, QUERY_COLUMNS, RESIDUES
+    )
     q = _load(query, y, x, d, query_y, query_x, query_d, mask)
-
-    key_x_places, in_columns, top = _window(
+    columns, in_columns, top = _window(
         first_x, width, KERNEL, STRIDE, DILATION, STEP, QUERY_ROWS, QUERY_COLUMNS, KEY_COLUMNS
     )
 
-    most = tl.full((QUERY_ROWS * QUERY_COLUMNS,), _MASKED, tl.float32)
-    total = tl.zeros((QUERY_ROWS * QUERY_COLUMNS,), tl.float32)
-    out = tl.zeros((QUERY_ROWS * QUERY_COLUMNS, CHANNELS), tl.float32)
+    m = tl.full((QUERY_ROWS * QUERY_COLUMNS,), _MASKED, tl.float32)
+    l = tl.zeros((QUERY_ROWS * QUERY_COLUMNS,), tl.float32)  # noqa: E741
+    acc = tl.zeros((QUERY_ROWS * QUERY_COLUMNS, CHANNELS), tl.float32)
     for row in range((QUERY_ROWS - 1) * STEP + KERNEL):
         key_row = _reflect(first_y * STRIDE - KERNEL // 2 * DILATION + row * DILATION, height)
-        k = _load(key, key_row, key_x_places, d, key_y, key_x, key_d, in_head)
-        v = _load(value, key_row, key_x_places, d, value_y, value_x, value_d, in_head)
+        k = _load(key, key_row, columns, d, key_y, key_x, key_d, in_head)
+        v = _load(value, key_row, columns, d, value_y, value_x, value_d, in_head)
         score = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
         in_rows = (row >= top) & (row < top + KERNEL)
         score = tl.where(in_rows[:, None] & in_columns, score, _MASKED)
-        higher = tl.maximum(most, tl.max(score, 1))
-        weight = tl.exp2(score - higher[:, None])
-        fade = tl.exp2(most - higher)
-        # Before a query's first row all is masked and what adds up is of no account: the first real score fades it.
-        total = total * fade + tl.sum(weight, 1)
-        out = out * fade[:, None] + tl.dot(weight.to(v.dtype), v, input_precision=PRECISION)
-        most = higher
-    out = out / total[:, None]
-    tl.store(
-        output + _offsets(y, x, d, output_y, output_x, output_d),
-        out.to(output.dtype.element_ty),
-        mask=mask,
-    )
-    plane = (image * heads + head) * query_height * query_width
-    tl.store(log_sum_exp + plane + y * query_width + x, most + tl.log2(total), mask=there)
+        m_new = tl.maximum(m, tl.max(score, 1))
+        weight = tl.exp2(score - m_new[:, None])
+        alpha = tl.exp2(m - m_new)
+        # Rows before a query's window are fully masked; the first unmasked row rescales their sums to zero.
+        l = l * alpha + tl.sum(weight, 1)  # noqa: E741
+        acc = acc * alpha[:, None] + tl.dot(weight.to(v.dtype), v, input_precision=PRECISION)
+        m = m_new
+    _store(output, y, x, d, output_y, output_x, output_d, mask, acc / l[:, None])
+    tl.store(lse_map + y * query_width + x, m + tl.log2(l), mask=inside)
 
 
 @triton.jit
 def _grad_query_kernel(
-    query, key, value, grad, grad_query, log_sum_exp, inner,
+    query, key, value, grad, grad_query, lse_map, delta_map,
     query_b, query_h, query_d, query_y, query_x,
     key_b, key_h, key_d, key_y, key_x,
     value_b, value_h, value_d, value_y, value_x,
     grad_b, grad_h, grad_d, grad_y, grad_x,
     grad_query_b, grad_query_h, grad_query_d, grad_query_y, grad_query_x,
     heads, height, width, query_height, query_width, tiles_x, scale,
-    HEAD_DIM: tl.constexpr, CHANNELS: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr,
-    DILATION: tl.constexpr, RESIDUES: tl.constexpr, STEP: tl.constexpr, QUERY_ROWS: tl.constexpr,
-    QUERY_COLUMNS: tl.constexpr, KEY_COLUMNS: tl.constexpr, PRECISION: tl.constexpr, LN2: tl.constexpr,
+    HEAD_DIM: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr, QUERY_ROWS: tl.constexpr,
+    QUERY_COLUMNS: tl.constexpr, KEY_COLUMNS: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr,
+    DILATION: tl.constexpr, RESIDUES: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    image, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
-    query += image * query_b + head * query_h
-    key += image * key_b + head * key_h
-    value += image * value_b + head * value_h
-    grad += image * grad_b + head * grad_h
-    grad_query += image * grad_query_b + head * grad_query_h
-    tile, residue = tl.program_id(0) // (RESIDUES * RESIDUES), tl.program_id(0) % (RESIDUES * RESIDUES)
-    first_y, first_x, y, x = _query_tile(tile, residue, tiles_x, QUERY_ROWS, QUERY_COLUMNS, RESIDUES)
-    d = tl.arange(0, CHANNELS)
-    there = (y < query_height) & (x < query_width)
-    in_head = (d < HEAD_DIM)[None, :]
-    mask = there[:, None] & in_head
+    batch, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
+    query += batch * query_b + head * query_h
+    key += batch * key_b + head * key_h
+    value += batch * value_b + head * value_h
+    grad += batch * grad_b + head * grad_h
+    grad_query += batch * grad_query_b + head * grad_query_h
+    plane = (batch * heads + head) * query_height * query_width
+    first_y, first_x, y, x, d, inside, in_head, mask = _tile(
+        query_height, query_width, tiles_x, HEAD_DIM, CHANNELS, QUERY_ROWS, QUERY_COLUMNS, RESIDUES
+    )
     q = _load(query, y, x, d, query_y, query_x, query_d, mask)
     g = _load(grad, y, x, d, grad_y, grad_x, grad_d, mask)
-    plane = (image * heads + head) * query_height * query_width
-    lse = tl.load(log_sum_exp + plane + y * query_width + x, mask=there, other=0.0)
-    delta = tl.load(inner + plane + y * query_width + x, mask=there, other=0.0)
-
-    key_x_places, in_columns, top = _window(
+    lse = tl.load(lse_map + plane + y * query_width + x, mask=inside, other=0.0)
+    delta = tl.load(delta_map + plane + y * query_width + x, mask=inside, other=0.0)
+    columns, in_columns, top = _window(
         first_x, width, KERNEL, STRIDE, DILATION, STEP, QUERY_ROWS, QUERY_COLUMNS, KEY_COLUMNS
     )
 
-    result = tl.zeros((QUERY_ROWS * QUERY_COLUMNS, CHANNELS), tl.float32)
+    acc = tl.zeros((QUERY_ROWS * QUERY_COLUMNS, CHANNELS), tl.float32)
     for row in range((QUERY_ROWS - 1) * STEP + KERNEL):
         key_row = _reflect(first_y * STRIDE - KERNEL // 2 * DILATION + row * DILATION, height)
-        k = _load(key, key_row, key_x_places, d, key_y, key_x, key_d, in_head)
-        v = _load(value, key_row, key_x_places, d, value_y, value_x, value_d, in_head)
+        k = _load(key, key_row, columns, d, key_y, key_x, key_d, in_head)
+        v = _load(value, key_row, columns, d, value_y, value_x, value_d, in_head)
         score = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale
         in_rows = (row >= top) & (row < top + KERNEL)
         weight = tl.where(in_rows[:, None] & in_columns, tl.exp2(score - lse[:, None]), 0.0)
         grad_weight = tl.dot(g, tl.trans(v), input_precision=PRECISION)
-        # d score = weight * (d weight - sum(weight * d weight)), and that sum is output . d output
+        # d score = weight * (d weight - sum(weight * d weight)), and that sum is delta = output . d output
         grad_score = weight * (grad_weight - delta[:, None])
-        result += tl.dot(grad_score.to(k.dtype), k, input_precision=PRECISION)
-    result = (result * (scale * LN2)).to(grad_query.dtype.element_ty)
-    tl.store(
-        grad_query + _offsets(y, x, d, grad_query_y, grad_query_x, grad_query_d),
-        result,
-        mask=mask,
-    )
+        acc += tl.dot(grad_score.to(k.dtype), k, input_precision=PRECISION)
+    _store(grad_query, y, x, d, grad_query_y, grad_query_x, grad_query_d, mask, acc * (scale * _LN2))
 
 
 @triton.jit
-def _queries_seen(first, image, step_sign, length_of_tile, queries, INVERSE: tl.constexpr, KERNEL: tl.constexpr,
-                  STRIDE: tl.constexpr, DILATION: tl.constexpr, RESIDUES: tl.constexpr):  # fmt: skip
-    """The queries along an axis whose windows reach a tile's image: their residue, and the first and last of it.
+def _queries_around(first, sign, shift, keys, queries, INVERSE: tl.constexpr, KERNEL: tl.constexpr,
+                    STRIDE: tl.constexpr, DILATION: tl.constexpr, RESIDUES: tl.constexpr):  # fmt: skip
+    """Queries along an axis whose windows reach a mirror image of a tile: their residue, and start and stop in it.
 
-    The tile's pixels are ``first, first + DILATION, ...``, mapped to ``step_sign * pixel + image``.
+    The tile's pixels are ``first, first + DILATION, ...``, mirrored to ``sign * pixel + shift``.
     """
     common: tl.constexpr = DILATION // RESIDUES
     reach: tl.constexpr = KERNEL // 2 * DILATION
-    one_end = step_sign * first + image
-    other_end = one_end + step_sign * (length_of_tile - 1) * DILATION
+    one_end = sign * first + shift
+    other_end = one_end + sign * (keys - 1) * DILATION
     low, high = tl.minimum(one_end, other_end), tl.maximum(one_end, other_end)
     # A query at i * STRIDE sees pixels of its own residue modulo DILATION.
     quotient = _floor_div(low, common)
@@ -224,102 +215,83 @@ def _queries_seen(first, image, step_sign, length_of_tile, queries, INVERSE: tl.
     residue = tl.where(residue < 0, residue + RESIDUES, residue)
     start = tl.maximum(_ceil_div(_ceil_div(low - reach, STRIDE) - residue, RESIDUES), 0)
     stop = _floor_div(tl.minimum(_floor_div(high + reach, STRIDE), queries - 1) - residue, RESIDUES) + 1
-    stop = tl.where(quotient * common == low, stop, start)  # else no query has that residue
+    stop = tl.where(quotient * common == low, stop, start)  # otherwise no query has that residue
     return residue, start, stop
 
 
 @triton.jit
 def _grad_key_value_kernel(
-    query, key, value, grad, grad_key, grad_value, log_sum_exp, inner,
+    query, key, value, grad, grad_key, grad_value, lse_map, delta_map,
     query_b, query_h, query_d, query_y, query_x,
     key_b, key_h, key_d, key_y, key_x,
     value_b, value_h, value_d, value_y, value_x,
     grad_b, grad_h, grad_d, grad_y, grad_x,
     grad_key_b, grad_key_h, grad_key_d, grad_key_y, grad_key_x,
     grad_value_b, grad_value_h, grad_value_d, grad_value_y, grad_value_x,
-    heads, height, width, query_height, query_width, tiles_x, images_y, images_x, scale,
-    HEAD_DIM: tl.constexpr, CHANNELS: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr,
-    DILATION: tl.constexpr, RESIDUES: tl.constexpr, INVERSE: tl.constexpr, KEY_ROWS: tl.constexpr,
-    KEY_COLUMNS: tl.constexpr, QUERY_COLUMNS: tl.constexpr, PRECISION: tl.constexpr, LN2: tl.constexpr,
+    heads, height, width, query_height, query_width, tiles_x, scale,
+    HEAD_DIM: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr, KEY_ROWS: tl.constexpr,
+    KEY_COLUMNS: tl.constexpr, QUERY_COLUMNS: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr,
+    DILATION: tl.constexpr, RESIDUES: tl.constexpr, INVERSE: tl.constexpr,
 ):  # fmt: skip
-    image, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
-    query += image * query_b + head * query_h
-    key += image * key_b + head * key_h
-    value += image * value_b + head * value_h
-    grad += image * grad_b + head * grad_h
-    grad_key += image * grad_key_b + head * grad_key_h
-    grad_value += image * grad_value_b + head * grad_value_h
-    tile, residue = tl.program_id(0) // (DILATION * DILATION), tl.program_id(0) % (DILATION * DILATION)
-    first_y, first_x, y, x = _query_tile(tile, residue, tiles_x, KEY_ROWS, KEY_COLUMNS, DILATION)
-    d = tl.arange(0, CHANNELS)
-    in_head = (d < HEAD_DIM)[None, :]
-    mask = ((y < height) & (x < width))[:, None] & in_head
+    batch, head = tl.program_id(2).to(tl.int64), tl.program_id(1)
+    query += batch * query_b + head * query_h
+    key += batch * key_b + head * key_h
+    value += batch * value_b + head * value_h
+    grad += batch * grad_b + head * grad_h
+    grad_key += batch * grad_key_b + head * grad_key_h
+    grad_value += batch * grad_value_b + head * grad_value_h
+    plane = (batch * heads + head) * query_height * query_width
+    first_y, first_x, y, x, d, _, in_head, mask = _tile(
+        height, width, tiles_x, HEAD_DIM, CHANNELS, KEY_ROWS, KEY_COLUMNS, DILATION
+    )
     k = _load(key, y, x, d, key_y, key_x, key_d, mask)
     v = _load(value, y, x, d, value_y, value_x, value_d, mask)
-    plane = (image * heads + head) * query_height * query_width
     reach: tl.constexpr = KERNEL // 2 * DILATION
     period_y, period_x = tl.maximum(2 * (height - 1), 1), tl.maximum(2 * (width - 1), 1)
-    result_k = tl.zeros((KEY_ROWS * KEY_COLUMNS, CHANNELS), tl.float32)
-    result_v = tl.zeros((KEY_ROWS * KEY_COLUMNS, CHANNELS), tl.float32)
+    # Windows do not reach mirror images further out.
+    periods_y, periods_x = tl.cdiv(reach + height, period_y), tl.cdiv(reach + width, period_x)
+    acc_k = tl.zeros((KEY_ROWS * KEY_COLUMNS, CHANNELS), tl.float32)
+    acc_v = tl.zeros((KEY_ROWS * KEY_COLUMNS, CHANNELS), tl.float32)
 
-    # A pixel is seen where it is and wherever reflection shows it: at (2 L - 2) m + pixel and (2 L - 2) m - pixel.
-    for index_y in range(-images_y * 2, images_y * 2 + 2):
+    # Mirror images of a pixel on an axis of length L: (2 L - 2) n + pixel, itself for n = 0, and (2 L - 2) n - pixel.
+    for index_y in range(-periods_y * 2, periods_y * 2 + 2):
         sign_y = tl.where(index_y % 2 == 0, 1, -1)
         shift_y = _floor_div(index_y, 2) * period_y
-        residue_y, start_y, stop_y = _queries_seen(
-            first_y, shift_y, sign_y, KEY_ROWS, query_height, INVERSE, KERNEL, STRIDE, DILATION, RESIDUES
+        residue_y, start_y, stop_y = _queries_around(
+            first_y, sign_y, shift_y, KEY_ROWS, query_height, INVERSE, KERNEL, STRIDE, DILATION, RESIDUES
         )
-        # The border pixels are their own mirror images: these count once.
+        # Border pixels coincide with one of their mirror images and count once.
         once_y = (y < height) & ((sign_y > 0) | ((y > 0) & (y < height - 1)))
-        image_y = sign_y * y + shift_y
+        mirror_y = sign_y * y + shift_y
         for query_row in range(start_y, stop_y):
             i_y = residue_y + query_row * RESIDUES
-            in_rows = once_y & (tl.abs(image_y - i_y * STRIDE) <= reach)
-            for index_x in range(-images_x * 2, images_x * 2 + 2):
+            in_rows = once_y & (tl.abs(mirror_y - i_y * STRIDE) <= reach)
+            for index_x in range(-periods_x * 2, periods_x * 2 + 2):
                 sign_x = tl.where(index_x % 2 == 0, 1, -1)
                 shift_x = _floor_div(index_x, 2) * period_x
-                residue_x, start_x, stop_x = _queries_seen(
-                    first_x, shift_x, sign_x, KEY_COLUMNS, query_width, INVERSE, KERNEL, STRIDE, DILATION, RESIDUES
+                residue_x, start_x, stop_x = _queries_around(
+                    first_x, sign_x, shift_x, KEY_COLUMNS, query_width, INVERSE, KERNEL, STRIDE, DILATION, RESIDUES
                 )
                 if start_x < stop_x:
                     once_x = (x < width) & ((sign_x > 0) | ((x > 0) & (x < width - 1)))
-                    image_x = sign_x * x + shift_x
-                    column = start_x + tl.arange(0, QUERY_COLUMNS)
-                    i_x = residue_x + column * RESIDUES
-                    there = column < stop_x
-                    in_columns = once_x[:, None] & (tl.abs(image_x[:, None] - (i_x * STRIDE)[None, :]) <= reach)
-                    load = there[:, None] & in_head
-                    q = tl.load(
-                        query + _offsets(i_y, i_x, d, query_y, query_x, query_d),
-                        mask=load,
-                        other=0.0,
-                    )
-                    g = tl.load(
-                        grad + _offsets(i_y, i_x, d, grad_y, grad_x, grad_d),
-                        mask=load,
-                        other=0.0,
-                    )
-                    lse = tl.load(log_sum_exp + plane + i_y * query_width + i_x, mask=there, other=0.0)
-                    delta = tl.load(inner + plane + i_y * query_width + i_x, mask=there, other=0.0)
+                    mirror_x = sign_x * x + shift_x
+                    query_column = start_x + tl.arange(0, QUERY_COLUMNS)
+                    i_x = residue_x + query_column * RESIDUES
+                    inside = query_column < stop_x
+                    in_columns = once_x[:, None] & (tl.abs(mirror_x[:, None] - (i_x * STRIDE)[None, :]) <= reach)
+                    q = _load(query, i_y, i_x, d, query_y, query_x, query_d, inside[:, None] & in_head)
+                    g = _load(grad, i_y, i_x, d, grad_y, grad_x, grad_d, inside[:, None] & in_head)
+                    lse = tl.load(lse_map + plane + i_y * query_width + i_x, mask=inside, other=0.0)
+                    delta = tl.load(delta_map + plane + i_y * query_width + i_x, mask=inside, other=0.0)
                     score = tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale
-                    seen = in_rows[:, None] & in_columns & there[None, :]
+                    seen = in_rows[:, None] & in_columns & inside[None, :]
                     weight = tl.where(seen, tl.exp2(score - lse[None, :]), 0.0)
-                    result_v += tl.dot(weight.to(g.dtype), g, input_precision=PRECISION)
+                    acc_v += tl.dot(weight.to(g.dtype), g, input_precision=PRECISION)
                     grad_weight = tl.dot(v, tl.trans(g), input_precision=PRECISION)
                     grad_score = weight * (grad_weight - delta[None, :])
-                    result_k += tl.dot(grad_score.to(q.dtype), q, input_precision=PRECISION)
-    result_k = (result_k * (scale * LN2)).to(grad_key.dtype.element_ty)
-    tl.store(
-        grad_key + _offsets(y, x, d, grad_key_y, grad_key_x, grad_key_d),
-        result_k,
-        mask=mask,
-    )
-    result_v = result_v.to(grad_value.dtype.element_ty)
-    tl.store(
-        grad_value + _offsets(y, x, d, grad_value_y, grad_value_x, grad_value_d),
-        result_v,
-        mask=mask,
-    )
+                    acc_k += tl.dot(grad_score.to(q.dtype), q, input_precision=PRECISION)
+    _store(grad_key, y, x, d, grad_key_y, grad_key_x, grad_key_d, mask, acc_k * (scale * _LN2))
+    _store(grad_value, y, x, d, grad_value_y, grad_value_x, grad_value_d, mask, acc_v)
 
 
 # -- launches --------------------------------------------------------------------------------------
@@ -327,46 +299,24 @@ def _grad_key_value_kernel(
 _ROWS = _COLUMNS = 8  # of a tile
 
 
-class _Sizes(NamedTuple):
-    """What the kernels are compiled for."""
-
-    head_dim: int
-    channels: int
-    kernel_size: int
-    stride: int
-    dilation: int
-    residues: int  # of queries: those i for which i * stride is the same modulo dilation
-    step: int  # keys of one residue between two queries of one residue
-    precision: str
-
-    @classmethod
-    def of(cls, key: Tensor, kernel_size: int, stride: int, dilation: int) -> '_Sizes':
-        common = math.gcd(stride, dilation)
-        channels = max(16, triton.next_power_of_2(key.shape[2]))
-        precision = 'tf32' if torch.backends.cuda.matmul.allow_tf32 else 'ieee'
-        return cls(
-            key.shape[2], channels, kernel_size, stride, dilation, dilation // common, stride // common, precision
-        )
-
-
-def _scale(key: Tensor) -> float:
-    """Of the scores, whose exponential is taken to the base of 2."""
-    return key.shape[2] ** -0.5 * _LOG2E
-
-
-def _stages(sizes: _Sizes, key: Tensor) -> int:
-    """Loop passes whose loads are on their way at once: a wide head leaves room for one in a small GPU's memory."""
-    return 1 if sizes.channels * key.element_size() > 256 else 3
-
-
-def _columns(queries: int) -> int:
-    return max(16, triton.next_power_of_2(queries))
-
-
-def _grid(size: tuple[int, int], residues: int, key: Tensor) -> tuple[tuple[int, int, int], int]:
-    """Programs, and tiles in a row, for tiles of the pixels of one residue."""
-    rows, columns = (-(-side // (residues * tile)) for side, tile in zip(size, (_ROWS, _COLUMNS), strict=True))
-    return (rows * columns * residues**2, key.shape[1], key.shape[0]), columns
+def _launch(kernel, maps, statistics, tiled, tile_residues, columns, *constants) -> None:
+    """Run a kernel on tiles of ``tiled``, query or key, each of which meets ``columns`` columns of the other map."""
+    query, key = maps[:2]
+    batch, heads, head_dim = key.shape[:3]
+    tiles_y, tiles_x = (
+        ceil_div(side, tile_residues * tile) for side, tile in zip(tiled.shape[3:], (_ROWS, _COLUMNS), strict=True)
+    )
+    channels, columns = (max(16, triton.next_power_of_2(size)) for size in (head_dim, columns))  # for tl.dot
+    precision = 'tf32' if torch.backends.cuda.matmul.allow_tf32 else 'ieee'
+    # Kernels start on the current GPU, which may differ from the tensors'.
+    with torch.cuda.device(key.device if key.is_cuda else -1):
+        kernel[tiles_y * tiles_x * tile_residues**2, heads, batch](
+            *maps, *statistics, *(step for each in maps for step in each.stride()),
+            heads, *key.shape[3:], *query.shape[3:], tiles_x, head_dim**-0.5 * _LOG2E,  # the softmax is to base 2
+            head_dim, channels, precision, _ROWS, _COLUMNS, columns, *constants,
+            # For wide heads, the shared memory of a small GPU holds one stage of the pipeline.
+            num_stages=1 if channels * key.element_size() > 256 else 3,
+        )  # fmt: skip
 
 
 @torch.library.custom_op('mmacmix::neighborhood_attention', mutates_args=())
@@ -374,19 +324,12 @@ def _attend(
     query: Tensor, key: Tensor, value: Tensor, kernel_size: int, stride: int, dilation: int
 ) -> tuple[Tensor, Tensor]:
     """Output, and the base-2 log-sum-exp of the scores."""
-    output, log_sum_exp = _empty(query, key, value, kernel_size, stride, dilation)
-    sizes = _Sizes.of(key, kernel_size, stride, dilation)
-    grid, tiles_x = _grid(query.shape[3:], sizes.residues, key)
-    with _on_device(key):
-        _forward_kernel[grid](
-            query, key, value, output, log_sum_exp,
-            *query.stride(), *key.stride(), *value.stride(), *output.stride(),
-            key.shape[1], *key.shape[3:], *query.shape[3:], tiles_x, _scale(key),
-            sizes.head_dim, sizes.channels, kernel_size, stride, dilation, sizes.residues, sizes.step,
-            _ROWS, _COLUMNS, _columns((_COLUMNS - 1) * sizes.step + kernel_size), sizes.precision,
-            num_stages=_stages(sizes, key),
-        )  # fmt: skip
-    return output, log_sum_exp
+    output, lse = _empty(query, key, value, kernel_size, stride, dilation)
+    residues, step = residues_and_step(stride, dilation)
+    columns = (_COLUMNS - 1) * step + kernel_size
+    constants = kernel_size, stride, dilation, residues, step
+    _launch(_forward_kernel, [query, key, value, output], [lse], query, residues, columns, *constants)
+    return output, lse
 
 
 @_attend.register_fake
@@ -402,43 +345,27 @@ def _attend_backward(
     key: Tensor,
     value: Tensor,
     output: Tensor,
-    log_sum_exp: Tensor,
+    lse: Tensor,
     kernel_size: int,
     stride: int,
     dilation: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grads = grad_query, grad_key, grad_value = [torch.empty_like(each) for each in (query, key, value)]
-    inner = (output.float() * grad.float()).sum(2)
-    sizes = _Sizes.of(key, kernel_size, stride, dilation)
-    ln2 = 1 / _LOG2E
-    grid, tiles_x = _grid(query.shape[3:], sizes.residues, key)
-    with _on_device(key):
-        _grad_query_kernel[grid](
-            query, key, value, grad, grad_query, log_sum_exp, inner,
-            *query.stride(), *key.stride(), *value.stride(), *grad.stride(), *grad_query.stride(),
-            key.shape[1], *key.shape[3:], *query.shape[3:], tiles_x, _scale(key),
-            sizes.head_dim, sizes.channels, kernel_size, stride, dilation, sizes.residues, sizes.step,
-            _ROWS, _COLUMNS, _columns((_COLUMNS - 1) * sizes.step + kernel_size), sizes.precision, ln2,
-            num_stages=_stages(sizes, key),
-        )  # fmt: skip
-        grid, tiles_x = _grid(key.shape[3:], dilation, key)
-        # Images further out than the windows reach are of no account.
-        images = [-(-(kernel_size // 2 * dilation + side) // max(1, 2 * (side - 1))) for side in key.shape[3:]]
-        _grad_key_value_kernel[grid](
-            query, key, value, grad, grad_key, grad_value, log_sum_exp, inner,
-            *query.stride(), *key.stride(), *value.stride(), *grad.stride(),
-            *grad_key.stride(), *grad_value.stride(),
-            key.shape[1], *key.shape[3:], *query.shape[3:], tiles_x, *images, _scale(key),
-            sizes.head_dim, sizes.channels, kernel_size, stride, dilation, sizes.residues,
-            pow(sizes.step, -1, sizes.residues) if sizes.residues > 1 else 0, _ROWS, _COLUMNS,
-            _columns((_COLUMNS + kernel_size - 2) // sizes.step + 1), sizes.precision, ln2,
-            num_stages=_stages(sizes, key),
-        )  # fmt: skip
-    return tuple(grads)
+    grad_query, grad_key, grad_value = (torch.empty_like(each) for each in (query, key, value))
+    inputs = [query, key, value, grad]
+    statistics = [lse, (output.float() * grad.float()).sum(2)]  # the latter is delta
+    residues, step = residues_and_step(stride, dilation)
+    constants = kernel_size, stride, dilation, residues
+    columns = (_COLUMNS - 1) * step + kernel_size
+    _launch(_grad_query_kernel, [*inputs, grad_query], statistics, query, residues, columns, *constants, step)
+    columns = (_COLUMNS + kernel_size - 2) // step + 1
+    inverse = pow(step, -1, residues) if residues > 1 else 0
+    maps = [*inputs, grad_key, grad_value]
+    _launch(_grad_key_value_kernel, maps, statistics, key, dilation, columns, *constants, inverse)
+    return grad_query, grad_key, grad_value
 
 
 @_attend_backward.register_fake
-def _empty_grads(grad, query, key, value, output, log_sum_exp, kernel_size, stride, dilation):
+def _empty_grads(grad, query, key, value, output, lse, kernel_size, stride, dilation):
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
@@ -452,8 +379,3 @@ def _differentiate(ctx, grad, _):
 
 
 _attend.register_autograd(_differentiate, setup_context=_save)
-
-
-def _on_device(tensor: Tensor):
-    """Kernels start on the current GPU, which need not be the tensor's."""
-    return torch.cuda.device(tensor.device if tensor.is_cuda else -1)

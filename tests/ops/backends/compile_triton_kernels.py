@@ -1,11 +1,10 @@
-"""Compile the Triton kernels for a GPU that need not be there, as the launches in triton_kernels would.
+"""Compile the Triton kernels for compute capability 8.6, as their launches would; no GPU is needed.
 
-Prints as JSON the shared memory of each kernel, in bytes, and the number of its atomic instructions. Run without
-TRITON_INTERPRET.
+Usage: python -m tests.ops.backends.compile_triton_kernels DTYPE HEAD_DIM KERNEL_SIZE STRIDE DILATION, without
+TRITON_INTERPRET. Prints as JSON the shared memory of each kernel in bytes and the number of its atomic instructions.
 """
 
 import json
-import math
 import re
 import sys
 
@@ -15,12 +14,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from mmacmix.ops.backends import triton_kernels
+from tests.ops.maps import output_and_gradients, random_maps
 
 TYPES = {torch.float32: '*fp32', torch.float16: '*fp16', torch.bfloat16: '*bf16', int: 'i32', float: 'fp32'}
 
 
 class Compiler:
-    """Stands in for a kernel: to be launched is to be compiled."""
+    """Stands in for a kernel and compiles it when it is launched."""
 
     kernels: dict[str, dict[str, int]] = {}
 
@@ -34,7 +34,7 @@ class Compiler:
     def compile(self, *arguments, **options):
         signature, constants = {}, {}
         for name, value in zip(self.kernel.arg_names, arguments, strict=True):
-            if name.isupper() or name.startswith('LN2'):
+            if name.isupper():
                 signature[name], constants[name] = 'constexpr', value
             else:
                 signature[name] = TYPES[value.dtype if isinstance(value, torch.Tensor) else type(value)]
@@ -44,15 +44,11 @@ class Compiler:
         self.kernels[self.kernel.__name__] = dict(shared=compiled.metadata.shared, atomics=atomics)
 
 
-def main(dtype, head_dim, kernel_size, stride, dilation):
+def main(dtype, head_dim, *window):
     for name in ('_forward_kernel', '_grad_query_kernel', '_grad_key_value_kernel'):
         setattr(triton_kernels, name, Compiler(getattr(triton_kernels, name)))
-    size = (1, 2, head_dim, 20, 20)
-    few = (*size[:3], *(math.ceil(20 / stride),) * 2)
-    query, key, value = (torch.zeros(each, dtype=getattr(torch, dtype)) for each in (few, size, size))
-    inputs = [each.requires_grad_() for each in (query, key, value)]
-    out = triton_kernels.neighborhood_attention(*inputs, kernel_size, stride, dilation)
-    out.backward(torch.zeros_like(out))
+    maps = random_maps((1, 2, head_dim, 20, 20), window[1], getattr(torch, dtype))
+    output_and_gradients(triton_kernels.neighborhood_attention, maps, *window)
     print(json.dumps(Compiler.kernels))
 
 
