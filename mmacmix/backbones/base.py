@@ -149,7 +149,7 @@ def resolve_arch(arch: str | dict, settings: dict[str, dict], defaults: dict[str
     Tuples have an entry per stage, and ``depths`` determines the number of stages.
 
     Raises:
-        ValueError: There is no such name, or the dict has other keys or lengths.
+        ValueError: The name is unknown, or the dict has other keys or lengths.
     """
     if isinstance(arch, str):
         arch = settings.get(arch, arch)

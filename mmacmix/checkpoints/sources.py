@@ -41,7 +41,7 @@ def convert(state_dict: Mapping[str, Tensor], source: str) -> StateDict:
         A new state dict for a strict ``load_state_dict``.
 
     Raises:
-        UserError: There is no such source, or keys are unknown or missing; the message names them.
+        UserError: The source is unknown, or keys are unknown or missing; the message names them.
     """
     if source not in SOURCES:
         raise UserError(f'source must be one of {tuple(SOURCES)}, got {source!r}')

@@ -141,7 +141,8 @@ class WindowACmix(TwoPaths):
     def _attention(self, query: Tensor, key: Tensor, value: Tensor, like: Tensor, shift: int) -> Tensor:
         """Attend within windows; the result has the shape of the map ``like``, before the output projection."""
         side, heads = self.window_size, self.num_heads
-        batch, rows, columns = len(like), like.shape[1] // side, like.shape[2] // side
+        batch, height, width, _ = like.shape
+        rows, columns = height // side, width // side
         out = F.scaled_dot_product_attention(
             query,
             key,

@@ -5,7 +5,7 @@ import torch
 from mmengine.analysis import get_model_complexity_info
 
 from mmacmix.deploy import fuse
-from mmacmix.layers import LESA, ACmix, XVolution
+from mmacmix.layers import LESA, ACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix, XVolution
 
 LAYERS = {
     'ACmix': lambda: ACmix(16, 16),
@@ -16,16 +16,24 @@ LAYERS = {
     'XVolution, fused': lambda: fuse(XVolution(16, 16, stride=2)),
     'LESA': lambda: LESA(16, 16, stride=2),
 }
+ATTENTION = {
+    'PatchwiseACmix': lambda: PatchwiseACmix(16, 16),
+    'SpatialReductionACmix': lambda: SpatialReductionACmix(16, 2, 2),
+    'WindowACmix': lambda: WindowACmix(16, 2, 4),
+    'WindowACmix, shifted': lambda: WindowACmix(16, 2, 4, 2),
+    'WindowACmix, shifted, on the original map': lambda: WindowACmix(16, 2, 4, 2, conv_on_rolled=False),
+}
 
 
 @pytest.mark.parametrize('strict', [True, False])
-@pytest.mark.parametrize('name', LAYERS)
+@pytest.mark.parametrize('name', LAYERS | ATTENTION)
 def test_is_exported_for_maps_of_any_size(name, strict):
-    layer, x = LAYERS[name]().eval(), torch.rand(2, 16, 17, 19)
-    free = torch.export.Dim.DYNAMIC
-    exported = torch.export.export(layer, (x,), dynamic_shapes=[{0: free, 2: free, 3: free}], strict=strict).module()
-    for shape in ((2, 16, 17, 19), (1, 16, 9, 30)):
-        x = torch.rand(shape)
+    layer, free = (LAYERS | ATTENTION)[name]().eval(), torch.export.Dim.DYNAMIC
+    channels = 3 if isinstance(layer, (SpatialReductionACmix, WindowACmix)) else 1
+    dims = {dim: free for dim in range(4) if dim != channels}
+    maps = [torch.rand(shape).movedim(1, channels) for shape in ((2, 16, 17, 19), (1, 16, 9, 30), (3, 16, 33, 20))]
+    exported = torch.export.export(layer, (maps[0],), dynamic_shapes=[dims], strict=strict).module()
+    for x in maps:
         torch.testing.assert_close(exported(x), layer(x))
 
 

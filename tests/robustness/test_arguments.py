@@ -86,7 +86,7 @@ def check(draw, valid, invalid, run):
         assert name in message and any(repr(each) in message for each in parts(value)), (name, value, message)
 
 
-@cases(300)
+@cases(200)
 @given(
     st.data(),
     st.tuples(st.integers(0, 2), ONE_TO_THREE, st.integers(1, 4), SIDES, SIDES),
@@ -275,7 +275,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize('kind', LAYERS)
-@cases(300)
+@cases(200)
 @given(st.data(), SIDES, SIDES)
 def test_layer(kind, data, height, width):
     def run(**arguments):
@@ -453,7 +453,7 @@ BACKBONES = {
 
 
 @pytest.mark.parametrize('kind', BACKBONES)
-@cases(120)
+@cases(80)
 @given(st.data(), IMAGE_SIDES, IMAGE_SIDES)
 def test_backbone(kind, data, height, width):
     arguments, stages = BACKBONES[kind]

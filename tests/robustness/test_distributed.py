@@ -1,8 +1,7 @@
-"""Several processes train as one does on all of their images."""
+"""Training in several processes equals training in one process with all of their images."""
 
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.model import BaseModel
 from torch import distributed
 from torch.distributed.fsdp import FullyShardedDataParallel
@@ -12,9 +11,8 @@ from torch.nn.utils import clip_grad_norm_
 from mmacmix.backbones import ACmixPyramidVisionTransformer, ACmixResNet, ACmixSAN, ACmixSwinTransformer
 from mmacmix.engine import ShardedStrategy
 from mmacmix.inference import build_model
-from tests.conftest import TINY
+from tests.conftest import tiny_config
 from tests.processes import run_processes
-from tests.tooling import ROOT
 
 IMAGES = 4
 VARIANTS = [
@@ -45,8 +43,8 @@ def san(**arguments):
     return ACmixSAN(10, **dict(base_channels=32, kernel_sizes=(3, 3, 3, 3, 3), norm_eval=True) | arguments)
 
 
-def like_trained(network):
-    """In float64, with every parameter away from where it starts, and statistics that normalisation then uses."""
+def randomize(network):
+    """Draw parameters and statistics, in float64."""
     torch.manual_seed(0)
     for name, tensor in network.double().state_dict().items():
         if 'running_var' in name:
@@ -61,11 +59,12 @@ def all_images():
 
 
 def own_images():
+    """This process's share."""
     return all_images().chunk(distributed.get_world_size())[distributed.get_rank()]
 
 
 def loss_of(maps):
-    """Of which every image makes as much as every other."""
+    """Every image has the same weight in it."""
     return sum(each.square().mean() for each in maps)
 
 
@@ -76,13 +75,13 @@ def gradients(network, images):
 
 
 def compare_gradients(variants):
-    # Batch normalisation is fixed: its statistics are those of a process's own images, and so not of all images.
+    # Statistics of batch normalisation are fixed: each process would compute those of its own images.
     for build in (resnet, swin, pvt, san):
         for variant in variants:
-            network = like_trained(build(**variant))
+            network = randomize(build(**variant))
             case = f'{build.__name__} {variant}'
             expected = {name: grad.clone() for name, grad in gradients(network, all_images()).items()}
-            # Some are 0 but for rounding: the softmax cancels the position's bias.
+            # Some are 0 up to rounding: the softmax cancels the bias of the position.
             rounding = 1e-12 * max(grad.abs().max() for grad in expected.values())
             actual = gradients(DistributedDataParallel(network), own_images())
             for name, grad in expected.items():
@@ -97,14 +96,12 @@ def test_gradients_are_those_of_one_process_with_all_images(number, variants, tm
 def step_detectors():
     from mmdet.testing import demo_mm_inputs
 
-    path, options = TINY['mmdet']
     for frozen in (-1, 1):
-        cfg = Config.fromfile(ROOT / path)
-        cfg.merge_from_dict(options | {'model.backbone.frozen_stages': frozen, 'model.backbone.with_cp': frozen > 0})
+        cfg = tiny_config('mmdet', {'model.backbone.frozen_stages': frozen, 'model.backbone.with_cp': frozen > 0})
         torch.manual_seed(0)
         model = DistributedDataParallel(build_model(cfg).train())
-        torch.manual_seed(distributed.get_rank())  # each takes its own images and samples its own regions
-        for _ in range(2):  # a parameter without a gradient is found in the step after
+        torch.manual_seed(distributed.get_rank())  # each process draws its own images and regions
+        for _ in range(2):  # a parameter without a gradient raises in the next step
             model.zero_grad()
             images = demo_mm_inputs(1, [(3, 128, 128)], num_items=[3], num_classes=6, with_mask=True)
             data = model.module.data_preprocessor(images, training=True)
@@ -118,7 +115,7 @@ def step_detectors():
         assert torch.equal(own, first) and own.isfinite().all() and own.sum() > 0
 
 
-def test_a_detector_uses_all_its_parameters_in_every_process(tmp_path):
+def test_a_detector_uses_all_parameters_in_every_process(tmp_path):
     run_processes(2, step_detectors, tmp_path)
 
 
@@ -128,13 +125,13 @@ class Network(BaseModel):
         self.backbone = backbone
 
     def init_weights(self):
-        """They are there."""
+        """Keep those drawn."""
 
     def forward(self, inputs, mode):
         return dict(loss=loss_of(self.backbone(inputs)))
 
 
-def shared_out(network, folder):
+def shard(network, folder):
     strategy = ShardedStrategy(work_dir=folder, env_kwargs=dict(launcher='pytorch'), log_kwargs=dict(log_level='ERROR'))
     optimizer = dict(optimizer=dict(type='AdamW', lr=LEARNING_RATE), clip_grad=dict(max_norm=MAX_NORM))
     strategy.prepare(network, optim_wrapper=optimizer)
@@ -144,16 +141,16 @@ def shared_out(network, folder):
 LEARNING_RATE, MAX_NORM = 1e-3, 1e-3
 
 
-def compare_shared_out(folder):
+def compare_sharded(folder):
     for build in (resnet, swin, pvt, san):
-        plain, saved = Network(like_trained(build())), f'{folder}/{build.__name__}.pth'
+        plain, saved = Network(randomize(build())), f'{folder}/{build.__name__}.pth'
         optimizer = torch.optim.AdamW(plain.parameters(), lr=LEARNING_RATE)
-        strategy = shared_out(Network(like_trained(build())), folder)
+        strategy = shard(Network(randomize(build())), folder)
         assert sum(p.numel() for p in strategy.model.parameters()) < sum(p.numel() for p in plain.parameters())
-        assert len(FullyShardedDataParallel.fsdp_modules(strategy.model)) > 2, 'blocks are apart'
+        assert len(FullyShardedDataParallel.fsdp_modules(strategy.model)) > 2, 'blocks must be sharded one by one'
         for step in range(2):
-            if step:  # goes on from a checkpoint, with a network of other weights
-                strategy = shared_out(Network(build().double()), folder)
+            if step:  # resumes from a checkpoint, with a network of other weights
+                strategy = shard(Network(build().double()), folder)
                 strategy.resume(saved)
             optimizer.zero_grad()
             loss_of(plain.backbone(all_images())).backward()
@@ -163,10 +160,9 @@ def compare_shared_out(folder):
             strategy.save_checkpoint(saved, extra_ckpt=dict(meta=dict(iter=step + 1)))
             distributed.barrier()
             whole = torch.load(saved)
-            names = [name for name, p in plain.named_parameters()]
             for name, p in plain.state_dict().items():
                 assert torch.allclose(whole['state_dict'][name], p, rtol=1e-8, atol=1e-10), (build.__name__, step, name)
-            for name, p in zip(names, plain.parameters(), strict=True):
+            for name, p in plain.named_parameters():
                 for quantity, expected in optimizer.state[p].items():
                     actual = whole['optimizer']['state'][name][quantity]
                     case = (build.__name__, step, name, quantity)
@@ -174,5 +170,5 @@ def compare_shared_out(folder):
 
 
 @pytest.mark.slow
-def test_a_network_shared_out_trains_and_resumes_as_a_whole_one(tmp_path):
-    run_processes(2, compare_shared_out, tmp_path, str(tmp_path))
+def test_a_sharded_network_trains_and_resumes_like_an_unsharded_one(tmp_path):
+    run_processes(2, compare_sharded, tmp_path, str(tmp_path))

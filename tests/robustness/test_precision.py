@@ -1,11 +1,10 @@
-"""Number formats: operator, layers, backbones and whole networks against float64; mixed and reproducible training."""
+"""Errors of the operator, layers and backbones against float64; mixed-precision and deterministic training."""
 
 import copy
 from itertools import islice
 
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, set_random_seed
 
@@ -21,12 +20,12 @@ from mmacmix.datasets import write_shapes
 from mmacmix.inference import build_model
 from mmacmix.layers import LESA, ACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix, XVolution
 from mmacmix.ops import available_backends, neighborhood_attention
-from tests.conftest import TINY
-from tests.tooling import ROOT
+from tests.conftest import SINGLE, TINY, tiny_config
+from tests.golden import relative_error
 
 BACKENDS = available_backends('cpu')
 HALF = [torch.float16, torch.bfloat16]
-# The greatest error over the greatest exact number, as docs/backends.md gives it.
+# Of the largest error relative to the largest exact value; docs/backends.md states them.
 OPERATOR_BOUNDS = {torch.float32: 3e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 LAYER_BOUNDS = {torch.float32: 1e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 BACKBONE_BOUNDS = {torch.float32: 2e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -60,10 +59,6 @@ BACKBONES = {
 }
 
 
-def relative_error(actual, truth):
-    return ((actual.double() - truth).abs().max() / truth.abs().max()).item()
-
-
 def assert_within(bound, results, truths, dtype):
     for actual, truth in zip(results, truths, strict=True):
         assert actual.dtype == dtype
@@ -71,14 +66,14 @@ def assert_within(bound, results, truths, dtype):
 
 
 def exact(module, x):
-    """The output of the module, whose weights and input are rounded already, in float64."""
+    """The output in float64, with the rounded weights and input."""
     return copy.deepcopy(module).double()(x.double())
 
 
 @pytest.mark.parametrize('scale', [1, 3])
 @pytest.mark.parametrize('dtype', OPERATOR_BOUNDS)
 @pytest.mark.parametrize('backend', BACKENDS)
-def test_the_operator_and_its_gradients_keep_their_bounds(backend, dtype, scale):
+def test_operator_and_gradients_stay_within_their_bounds(backend, dtype, scale):
     maps = [(scale * torch.randn(2, 3, 16, 23, 31)).to(dtype).requires_grad_() for _ in range(3)]
     weight = torch.randn(maps[0].shape).to(dtype)
     out = neighborhood_attention(*maps, backend=backend)
@@ -102,7 +97,7 @@ def test_large_maps_overflow_neither_forward_nor_backward(backend, dtype):
 
 @pytest.mark.parametrize('dtype', LAYER_BOUNDS)
 @pytest.mark.parametrize('name', LAYERS)
-def test_layers_keep_their_bounds(name, dtype):
+def test_layers_stay_within_their_bounds(name, dtype):
     build, shape = LAYERS[name]
     layer, x = build().to(dtype), torch.randn(shape).to(dtype).requires_grad_()
     out = layer(x)
@@ -114,10 +109,10 @@ def test_layers_keep_their_bounds(name, dtype):
 @pytest.mark.parametrize('name', LAYERS)
 def test_large_activations_do_not_overflow_in_float16(name):
     build, shape = LAYERS[name]
-    largest = 200 if name == 'XVolution' else 1e4  # products of two of them must fit
+    largest = 200 if name == 'XVolution' else 1e4  # the layer multiplies two activations
     layer, x = build().half(), largest * torch.empty(shape).uniform_(-1, 1)
     x = x.half().requires_grad_()
-    assert exact(layer, x).abs().max() < torch.finfo(torch.float16).max  # else there is no right answer in float16
+    assert exact(layer, x).abs().max() < torch.finfo(torch.float16).max  # float16 can represent it
     out = layer(x)
     assert out.isfinite().all()
     out.backward(1e-4 * torch.randn(out.shape).half())
@@ -126,7 +121,7 @@ def test_large_activations_do_not_overflow_in_float16(name):
 
 @pytest.mark.parametrize('dtype', BACKBONE_BOUNDS)
 @pytest.mark.parametrize('name', BACKBONES)
-def test_backbones_keep_their_bounds(name, dtype):
+def test_backbones_stay_within_their_bounds(name, dtype):
     network, images = BACKBONES[name]().eval().to(dtype), torch.randn(2, 3, 61, 75).to(dtype)
     with torch.no_grad():
         maps, truths = network(images), exact(network, images)
@@ -135,9 +130,8 @@ def test_backbones_keep_their_bounds(name, dtype):
 
 @pytest.mark.parametrize('dtype', HALF)
 @pytest.mark.parametrize('name', BACKBONES)
-def test_backbones_under_autocast(name, dtype):
-    network, images = BACKBONES[name](), torch.randn(2, 3, 61, 75)
-    network.eval()
+def test_backbones_stay_within_their_bounds_under_autocast(name, dtype):
+    network, images = BACKBONES[name]().eval(), torch.randn(2, 3, 61, 75)
     with torch.no_grad():
         truths = exact(network, images)
     network.zero_grad()
@@ -163,25 +157,21 @@ def test_gradients_of_a_layer_equal_finite_differences(backend):
 
 @pytest.fixture(scope='module')
 def batches(request, tmp_path_factory):
-    """The config of a small network of a host, and batches of training data."""
-    path, options = TINY[request.param]
-    cfg = Config.fromfile(ROOT / path)
-    cfg.merge_from_dict(options)
+    """The config of a host's small network, and two batches of training data."""
     root = tmp_path_factory.mktemp('shapes')
     write_shapes(root, train=4, val=1, size=64)
-    loader = cfg.train_dataloader
-    loader.update(num_workers=0, persistent_workers=False, batch_size=2)
-    loader.dataset.data_root = str(root)
+    options = {'train_dataloader.batch_size': 2, 'train_dataloader.dataset.data_root': str(root)}
+    cfg = tiny_config(request.param, SINGLE | options)
     init_default_scope(cfg.default_scope)
-    set_random_seed(0)  # of the augmentation
-    return cfg, list(islice(Runner.build_dataloader(loader, seed=0), 2))
+    set_random_seed(0)  # for the augmentation
+    return cfg, list(islice(Runner.build_dataloader(cfg.train_dataloader, seed=0), 2))
 
 
 def train(cfg, batches, steps, dtype=None):
-    """Losses of a few steps, and the weights after them; with a type, as MMEngine's ``AmpOptimWrapper`` takes them.
+    """Losses, final weights and final loss scale of a few steps; with a dtype, in mixed precision.
 
-    That class takes a GPU for granted, so its parts, which torch has for the CPU too, are put together here. (The
-    detector needs the GPU all the same: MMCV's ``nms`` has float16 there alone.)
+    MMEngine's ``AmpOptimWrapper`` needs a GPU, so this does the same on the CPU. (The detector needs a GPU in any case:
+    MMCV's ``nms`` supports float16 only there.)
     """
     torch.manual_seed(0)
     model = build_model(cfg)
@@ -204,7 +194,7 @@ def train(cfg, batches, steps, dtype=None):
 
 @pytest.mark.parametrize('dtype', HALF)
 @pytest.mark.parametrize('batches', ['mmseg'], indirect=True)
-def test_mixed_precision_trains_as_single_does(batches, dtype):
+def test_mixed_precision_trains_like_single_precision(batches, dtype):
     losses, weights, scale = train(*batches, 12, dtype)
     assert all(torch.tensor(losses).isfinite()) and scale >= 1
     assert all(each.isfinite().all() for each in weights.values())
@@ -214,7 +204,7 @@ def test_mixed_precision_trains_as_single_does(batches, dtype):
 
 
 @pytest.mark.parametrize('batches', TINY, indirect=True)
-def test_deterministic_algorithms_train_and_repeat(batches):
+def test_deterministic_training_is_reproducible(batches):
     torch.use_deterministic_algorithms(True)
     try:
         (losses, weights, _), (_, again, _) = (train(*batches, 3) for _ in range(2))

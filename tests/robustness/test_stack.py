@@ -1,4 +1,4 @@
-"""Other interpreters with the backbones' few packages and no host; hosts that are absent, too old or broken."""
+"""Backbones run on each supported Python with mmcv-lite and no host; absent, old and broken hosts are reported."""
 
 import shutil
 import subprocess
@@ -8,13 +8,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from mmengine.config import Config
 
+from tests.conftest import tiny_config
 from tests.tooling import ROOT, complaint
 
 REQUIREMENTS = ROOT / 'requirements'
 PYTHONS = ('3.10', '3.11', '3.12')
-# What MMEngine and MMCV need for networks and registries. Their own lists name more, an OpenCV that draws windows too.
+# Requirements of MMEngine and MMCV for networks and registries; their own lists are longer and include OpenCV's GUI.
 PACKAGES = ['mmcv-lite==2.1.0', 'addict', 'yapf', 'platformdirs', 'termcolor', 'rich', 'pyyaml', 'packaging']
 OTHERS = ['matplotlib', 'pillow', 'opencv-python-headless', 'jinja2']
 CHECK = """
@@ -58,7 +58,7 @@ CHECK = """
 
 
 def interpreter(version):
-    """One that runs: the one that runs the tests, or on the PATH, or beside it, where version managers put them."""
+    """A working interpreter: this one, one on the PATH, or one beside this one, where version managers install them."""
     if version == f'{sys.version_info.major}.{sys.version_info.minor}':
         return sys.executable
     beside = sorted(Path(sys.base_prefix).parent.glob(f'*{version}*/bin/python{version}'))
@@ -72,12 +72,12 @@ def interpreter(version):
 @pytest.mark.parametrize('version', PYTHONS)
 def test_backbones_run_with_mmcv_lite_alone(version, tmp_path):
     if (base := interpreter(version)) is None:
-        pytest.skip(f'this machine has no Python {version}; the one that runs the tests is always tried')
+        pytest.skip(f'this machine has no Python {version}; the version that runs the tests is never skipped')
     subprocess.run([base, '-m', 'venv', '--without-pip', tmp_path / 'venv'], check=True)
     python = tmp_path / 'venv' / 'bin' / 'python'
     locked = (REQUIREMENTS / 'lock-openmmlab.txt').read_text().splitlines()
     constraints = tmp_path / 'constraints.txt'
-    # The set-up leaves these out, too: torch asks for a setuptools of its own.
+    # As in the set-up: torch requires its own version of setuptools.
     constraints.write_text('\n'.join(line for line in locked if not line.startswith(('setuptools', 'torch', 'triton'))))
     pip = [sys.executable, '-m', 'pip', '--python', python, '--disable-pip-version-check', '--quiet']
     pip += ['install', '--no-compile', '-c', constraints]
@@ -97,7 +97,7 @@ def broken(name):
 
 
 @pytest.mark.parametrize(
-    'host, told',
+    'host, problem',
     [
         (None, '(import of mmdet halted; None in sys.modules): run `make setup`'),
         (dict(__version__='2.28.0'), '3.0.0 or newer, found 2.28.0'),
@@ -106,9 +106,9 @@ def broken(name):
     ids=['absent', 'too old', 'broken'],
 )
 @pytest.mark.parametrize('tool', ['train.py', 'test.py', 'get_flops.py'])
-def test_what_is_wrong_with_a_host_is_told_in_one_sentence(tool, host, told, tmp_path, monkeypatch, capsys):
-    config = tmp_path / 'whole.py'  # has no bases, for which MMEngine would look into the host
-    Config.fromfile(ROOT / 'configs' / 'shapes' / 'mask-rcnn_acmix-r26_shapes.py').dump(config)
+def test_an_unusable_host_is_reported_in_one_sentence(tool, host, problem, tmp_path, monkeypatch, capsys):
+    config = tmp_path / 'tiny.py'
+    tiny_config('mmdet').dump(config)  # without bases, which MMEngine would read from the host
     stub = host and ModuleType('mmdet')
     if stub:
         vars(stub).update(host)
@@ -118,5 +118,5 @@ def test_what_is_wrong_with_a_host_is_told_in_one_sentence(tool, host, told, tmp
         arguments += ['--work-dir', tmp_path]
     if tool == 'test.py':
         arguments.insert(1, 'any.pth')
-    said = complaint(tool, arguments, capsys)
-    assert said.startswith(f'mmacmix needs mmdet {told}') and '\n' not in said
+    message = complaint(tool, arguments, capsys)
+    assert message.startswith(f'mmacmix needs mmdet {problem}') and '\n' not in message
