@@ -1,4 +1,4 @@
-"""Speed that was reached stays: ratios to what a layer replaces, taken side by side, one thread."""
+"""Layers and networks stay as fast as recorded, relative to a baseline measured beside them on one thread."""
 
 import pytest
 import torch
@@ -12,8 +12,8 @@ from mmacmix.reporting.measurement import Work, measure
 
 pytestmark = pytest.mark.slow
 
-# What `python tests/test_speed.py` printed on quiet machines of two kinds: a Xeon of 2.5 GHz, and an EPYC (median of
-# three runs), which has no AVX-512 and on which layers gain less and networks cost less. 1.5 times that is a fault.
+# Ratios printed by `python tests/test_speed.py` on idle machines: a 2.5 GHz Xeon with AVX-512, and an EPYC without it
+# (median of three runs). A test fails above 1.5 times its ratio.
 RECORDED = {
     'layer, 64 channels, 100x168, over reference, forward': {'AVX512': 0.031, 'AVX2': 0.042},
     'layer, 64 channels, 100x168, over reference, forward and backward': {'AVX512': 0.049, 'AVX2': 0.083},
@@ -27,7 +27,7 @@ RECORDED = {
 
 
 def pair(name):
-    """What is measured, and what it is compared with."""
+    """The measured network or layer and its baseline."""
     torch.manual_seed(0)
     if name.startswith('ResNet'):
         networks = ACmixResNet(50), ResNet(50)
@@ -58,14 +58,14 @@ def work_of(network: nn.Module, x, backward):
 
 
 def ratio(name):
-    """Of the fastest repeats: what else the machine does makes others slower, never faster."""
+    """Ratio of the fastest repeats, which other load on the machine affects least."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        ours, other = measure(dict(zip(('ours', 'other'), pair(name), strict=True)), repeats=4).values()
+        ours, baseline = measure(dict(zip(('ours', 'baseline'), pair(name), strict=True)), repeats=4).values()
     finally:
         torch.set_num_threads(threads)
-    return min(ours.seconds) / min(other.seconds)
+    return min(ours.seconds) / min(baseline.seconds)
 
 
 @pytest.mark.parametrize('name', RECORDED)

@@ -1,4 +1,4 @@
-"""Jobs of several processes: one that is lost ends all, and they go on in another number."""
+"""Jobs of several processes: a lost process ends the whole job, which can resume with another number of them."""
 
 import json
 import os
@@ -11,17 +11,17 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from mmengine.config import Config
 
 from mmacmix.checkpoints import load_checkpoint
 from mmacmix.datasets import write_shapes
 from mmacmix.inference import build_model
 from mmacmix.reporting.complexity import count_parameters
+from tests.conftest import tiny_config
 from tests.tooling import ROOT
 
 LAUNCH = ROOT / 'tools' / 'launch.py'
 CONFIG = ROOT / 'configs' / 'shapes' / 'mask-rcnn_acmix-r26_shapes.py'
-SHARED_OUT = ROOT / 'configs' / 'shapes' / 'mask-rcnn_acmix-r26_fsdp_shapes.py'
+SHARDED = ROOT / 'configs' / 'shapes' / 'mask-rcnn_acmix-r26_fsdp_shapes.py'
 OPTIONS = [
     'model.backbone.base_channels=8',
     'model.neck.in_channels=[32,64,128,256]',
@@ -43,7 +43,7 @@ MINUTE = 60
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
-    """A directory with the data set, on a machine whose port for such jobs something else holds."""
+    """A working directory with the data set, while the default port of jobs is taken."""
     folder = tmp_path_factory.mktemp('jobs')
     write_shapes(folder / 'data' / 'shapes', train=4, val=1)
     with socket.socket() as other:
@@ -51,12 +51,12 @@ def place(tmp_path_factory):
             other.bind(('', 29500))
             other.listen()
         except OSError:
-            pass  # is held already
+            pass  # is taken already
         yield folder
 
 
 def members(job):
-    """The processes of a job, whatever started them: all have its name in their environment."""
+    """IDs of all processes of a job, which have its name in their environment."""
     found = []
     for path in Path('/proc').glob('[0-9]*/environ'):
         try:
@@ -68,13 +68,13 @@ def members(job):
 
 
 def process_of(job, rank):
-    """The process of a rank: the one that the launcher has started."""
+    """The ID of the process that the launcher started for a rank."""
     for number in members(job):
         parent = Path(f'/proc/{number}/stat').read_text().rpartition(')')[2].split()[1]
         environment = Path(f'/proc/{number}/environ').read_bytes().split(b'\0')
         if int(parent) == job.pid and f'LOCAL_RANK={rank}'.encode() in environment:
             return number
-    raise LookupError(f'{rank} of {members(job)}')
+    raise LookupError(f'no rank {rank} in {members(job)}')
 
 
 def start(place, log, *command):
@@ -95,7 +95,7 @@ def wait_for(log, text, job):
 
 
 def last_words(job, log):
-    """What a job ends with, within a minute, and none of its processes stays."""
+    """The last line of a job that fails within a minute and leaves no process."""
     try:
         assert job.wait(MINUTE) != 0
         until = time.monotonic() + MINUTE
@@ -109,14 +109,14 @@ def last_words(job, log):
 
 
 @pytest.mark.parametrize(
-    'fate, told',
+    'end, message',
     [
         ('os.kill(os.getpid(), signal.SIGKILL)', 'process 1 was killed (SIGKILL)'),
         ('os._exit(3)', 'process 1 ended with status 3'),
         ("fail('there is\\nno more')", 'process 1 failed with UserError: there is'),
     ],
 )
-def test_what_ends_one_process_ends_the_job_and_is_its_last_line(fate, told, tmp_path):
+def test_the_end_of_one_process_ends_the_job_and_is_its_last_line(end, message, tmp_path):
     script = tmp_path / 'script.py'
     script.write_text(
         'import os, signal, time\n'
@@ -126,12 +126,12 @@ def test_what_ends_one_process_ends_the_job_and_is_its_last_line(fate, told, tmp
         '    def main(argv):\n'
         '        raise UserError(message)\n'
         '    run(main)\n'
-        f'if os.environ["RANK"] == "1":\n    {fate}\n'
+        f'if os.environ["RANK"] == "1":\n    {end}\n'
         'time.sleep(300)\n'
     )
     log = tmp_path / 'log'
     job = start(tmp_path, log, sys.executable, LAUNCH, '--standalone', '--nproc_per_node=2', script)
-    assert last_words(job, log) == f'launch.py: the job has ended: {told}'
+    assert last_words(job, log) == f'launch.py: the job has ended: {message}'
 
 
 def test_a_job_that_is_stopped_leaves_no_process(tmp_path):
@@ -143,17 +143,17 @@ def test_a_job_that_is_stopped_leaves_no_process(tmp_path):
     assert last_words(job, log) == 'launch.py: the job has ended: SIGTERM stopped it'
 
 
-def test_a_port_that_is_taken_is_told(place, tmp_path):
+def test_a_taken_port_is_named(place, tmp_path):
     log = tmp_path / 'log'
     job = start(place, log, 'env', 'PORT=29500', ROOT / 'tools' / 'dist_train.sh', CONFIG, 2)
-    told = last_words(job, log)
-    assert told.startswith('launch.py: the processes cannot connect, check MASTER_ADDR and PORT: '), told
-    assert '29500' in told
+    message = last_words(job, log)
+    assert message.startswith('launch.py: the processes cannot connect, check MASTER_ADDR and PORT: '), message
+    assert '29500' in message
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('rank', [0, 1])
-def test_a_training_ends_with_a_process_that_is_killed(rank, place, tmp_path):
+def test_a_killed_process_ends_the_training(rank, place, tmp_path):
     log = tmp_path / 'log'
     command = [ROOT / 'tools' / 'dist_train.sh', CONFIG, 2, '--work-dir', tmp_path, '--cfg-options', *OPTIONS]
     job = start(place, log, *command)
@@ -163,31 +163,13 @@ def test_a_training_ends_with_a_process_that_is_killed(rank, place, tmp_path):
 
 
 def train(place, config, processes, iterations, *more):
-    """A training's lines."""
-    tool = ['train.py', config] if processes == 1 else ['dist_train.sh', config, processes]
-    done = subprocess.run(
-        [
-            ROOT / 'tools' / tool[0],
-            *map(str, tool[1:]),
-            *more,
-            '--cfg-options',
-            *OPTIONS,
-            f'train_cfg.max_iters={iterations}',
-        ],
-        cwd=place,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=ENVIRONMENT,
-    )
+    """Output lines of a training."""
+    tool = ['train.py', config] if processes == 1 else ['dist_train.sh', config, str(processes)]
+    options = ['--cfg-options', *OPTIONS, f'train_cfg.max_iters={iterations}']
+    command = [ROOT / 'tools' / tool[0], *tool[1:], *more, *options]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, env=ENVIRONMENT)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     return (done.stdout + done.stderr).splitlines()
-
-
-def tiny_network():
-    cfg = Config.fromfile(CONFIG)
-    cfg.merge_from_dict({'model.backbone.base_channels': 8, 'model.neck.in_channels': [32, 64, 128, 256]})
-    return build_model(cfg)
 
 
 def iterations(lines):
@@ -195,22 +177,22 @@ def iterations(lines):
 
 
 @pytest.mark.slow
-def test_a_training_goes_on_in_another_number_of_processes(place):
+def test_a_training_resumes_in_another_number_of_processes(place):
     own = place / 'own.py'
     own.write_text(
         f'_base_ = {str(CONFIG)!r}\nauto_scale_lr = dict(enable=False, base_batch_size=8)\nparam_scheduler = []\n'
     )
-    arguments = ['--work-dir', 'moved', '--auto-scale-lr']
+    arguments = ['--work-dir', 'resumed', '--auto-scale-lr']
 
     def saved(iteration):
-        return load_checkpoint(place / 'moved' / f'iter_{iteration}.pth')
+        return load_checkpoint(place / 'resumed' / f'iter_{iteration}.pth')
 
     def warnings(lines):
         return [line.partition('Training continues ')[2] for line in lines if 'Training continues ' in line]
 
     lines = train(place, own, 2, 2, *arguments)
     assert iterations(lines) == ['1', '2'] and warnings(lines) == []
-    # Two images an iteration where the rate is for eight.
+    # The learning rate is for eight images per iteration.
     assert saved(2)['optimizer']['param_groups'][0]['lr'] == pytest.approx(2.5e-3 * 2 / 8)
     for processes, iteration, before in ((1, 3, 2), (2, 4, 1)):
         lines = train(place, own, processes, iteration, '--resume', *arguments)
@@ -222,10 +204,11 @@ def test_a_training_goes_on_in_another_number_of_processes(place):
 
 
 @pytest.mark.slow
-def test_a_network_shared_out_is_trained_by_the_tools(place):
-    assert iterations(train(place, SHARED_OUT, 2, 1, '--work-dir', 'shared')) == ['1']
-    tiny_network().load_state_dict(load_checkpoint(place / 'shared' / 'iter_1.pth')['state_dict'])
-    logged = (place / 'shared').glob('*/vis_data/scalars.json')
+def test_the_tools_train_a_sharded_network(place):
+    network = build_model(tiny_config('mmdet'))
+    assert iterations(train(place, SHARDED, 2, 1, '--work-dir', 'sharded')) == ['1']
+    network.load_state_dict(load_checkpoint(place / 'sharded' / 'iter_1.pth')['state_dict'])
+    logged = (place / 'sharded').glob('*/vis_data/scalars.json')
     assert '"path_weights/backbone.layer1.0.conv2/attention_rate"' in next(logged).read_text()
-    counted = json.loads((place / 'shared' / 'run.json').read_text())['parameters']
-    assert counted == count_parameters(tiny_network())
+    counted = json.loads((place / 'sharded' / 'run.json').read_text())['parameters']
+    assert counted == count_parameters(network)

@@ -1,12 +1,10 @@
-"""Checkpoints and work directories of somebody else: what is code in them is refused, or left alone, and never runs."""
+"""Code in checkpoints and work directories from others never runs: it is refused or ignored."""
 
 import json
 import os
 import pickle
 import shlex
 import shutil
-import subprocess
-import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +14,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import MODELS
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
@@ -24,48 +23,60 @@ from mmacmix.cli import command_line, load_configs, run
 from mmacmix.datasets import write_shapes
 from mmacmix.engine import AtomicCheckpointHook
 from mmacmix.inference import build_model
-from tests.conftest import TINY
-from tests.tooling import ROOT, load
+from tests.conftest import SINGLE, tiny_config
+from tests.tooling import ROOT, load, start
 
 REASON = 'cannot be read as a checkpoint: it holds Python objects, which could run code, beside its tensors'
 SHORT = {
     'train_cfg.max_iters': 1,
     'train_cfg.val_interval': 2,
-    'train_dataloader.batch_size': 1,
     'default_hooks.checkpoint.interval': 1,
     'default_hooks.logger.interval': 1,
-    **{f'{part}_dataloader.num_workers': 0 for part in ('train', 'val', 'test')},
-    **{f'{part}_dataloader.persistent_workers': False for part in ('train', 'val', 'test')},
+    **SINGLE,
 }
-# Models that load a checkpoint by themselves.
-MODELS = {
-    'backbone': "backbone=dict(init_cfg=dict(type='Pretrained', checkpoint={bad!r}))",
-    'whole': "init_cfg=dict(type='Pretrained', checkpoint={bad!r})",
-    'neck': "neck=dict(init_cfg=dict(type='Pretrained', checkpoint={bad!r}, prefix='neck.'))",
+# Models that load a checkpoint themselves.
+LOADING_MODELS = {
+    'backbone': "backbone=dict(init_cfg=dict(type='Pretrained', checkpoint={path!r}))",
+    'whole': "init_cfg=dict(type='Pretrained', checkpoint={path!r})",
+    'neck': "neck=dict(init_cfg=dict(type='Pretrained', checkpoint={path!r}, prefix='neck.'))",
     'hosts_resnet': "backbone=dict(_delete_=True, type='ResNet', depth=18, base_channels=8, init_cfg="
-    "dict(type='Pretrained', checkpoint={bad!r})), neck=dict(in_channels=[8, 16, 32, 64])",
-    'hosts_pretrained': "backbone=dict(_delete_=True, type='ResNet', depth=18, base_channels=8, pretrained={bad!r}), "
+    "dict(type='Pretrained', checkpoint={path!r})), neck=dict(in_channels=[8, 16, 32, 64])",
+    'hosts_pretrained': "backbone=dict(_delete_=True, type='ResNet', depth=18, base_channels=8, pretrained={path!r}), "
     'neck=dict(in_channels=[8, 16, 32, 64])',
     'hosts_swin': "backbone=dict(_delete_=True, type='SwinTransformer', embed_dims=12, depths=(1, 1, 1, 1), "
-    "num_heads=(1, 1, 1, 1), convert_weights=True, init_cfg=dict(type='Pretrained', checkpoint={bad!r})), "
+    "num_heads=(1, 1, 1, 1), convert_weights=True, init_cfg=dict(type='Pretrained', checkpoint={path!r})), "
     'neck=dict(in_channels=[12, 24, 48, 96])',
-    'teacher': 'teacher_ckpt={bad!r}',
+    'teacher': 'teacher_ckpt={path!r}',
 }
 ROUTES = {
-    'train, load_from': 'train.py tiny.py --cfg-options load_from={bad}',
+    'train, load_from': 'train.py tiny.py --cfg-options load_from={path}',
     'train, backbone': 'train.py backbone.py',
-    'resume': 'train.py tiny.py --resume {bad}',
+    'resume': 'train.py tiny.py --resume {path}',
     'resume, last checkpoint': 'train.py tiny.py --work-dir noted --resume',
-    'test': 'test.py tiny.py {bad}',
-    'infer': 'infer.py tiny.py {bad} image.png',
-    'export': 'export.py tiny.py {bad} --format torch-export',
-    'attention': 'plot_attention.py tiny.py {bad} image.png',
-    'path weights': 'plot_path_weights.py {bad}',
-    'convert': 'convert_checkpoint.py acmix-resnet {bad} converted.pth',
+    'test': 'test.py tiny.py {path}',
+    'infer': 'infer.py tiny.py {path} image.png',
+    'export': 'export.py tiny.py {path} --format torch-export',
+    'attention': 'plot_attention.py tiny.py {path} image.png',
+    'path weights': 'plot_path_weights.py {path}',
+    'convert': 'convert_checkpoint.py acmix-resnet {path} converted.pth',
     'flops, teacher': 'get_flops.py teacher.py',
     'benchmark, teacher': 'benchmark.py detector teacher.py --size 128 128',
 }
-PROCESSES = ['test', 'infer']  # of their own; compare starts train
+SEPARATE = ['test', 'infer']  # in processes of their own
+SPECIAL = ['compare.py', 'report.py']  # have tests of their own
+WITHOUT_CHECKPOINTS = ['launch.py', 'make_shapes.py']
+SWIN = dict(type='ACmixSwinTransformer', arch=dict(embed_dims=8, depths=[1], num_heads=[1]), out_indices=[0])
+PVT = dict(type='ACmixPyramidVisionTransformer', arch=dict(depths=[1], embed_dims=[8]), out_indices=[0])
+BACKBONES = {
+    'ResNet': dict(type='ACmixResNet', depth=26, base_channels=8),
+    'X-volution': dict(type='XVolutionResNet', depth=26, base_channels=8),
+    'LESA': dict(type='LESAResNet', depth=26, base_channels=16),
+    'SAN': dict(type='ACmixSAN', depth=10, base_channels=32),
+    'Swin': SWIN,
+    'Swin, converted': SWIN | dict(convert_weights=True),
+    'PVT': PVT,
+    'PVT, converted': PVT | dict(convert_weights=True),
+}
 
 
 class Malicious:
@@ -89,7 +100,7 @@ FORMS = {
 
 @pytest.fixture(autouse=True)
 def as_in_a_new_process(monkeypatch):
-    """What other tests have switched over is back, and put back afterwards."""
+    """Undo what command lines in this process have switched over."""
     for name in ('TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'):
         monkeypatch.setenv(name, '')
         monkeypatch.delenv(name)
@@ -100,14 +111,12 @@ def as_in_a_new_process(monkeypatch):
 
 
 @pytest.fixture(scope='module')
-def place(tmp_path_factory):
-    """The data set, the config of a small detector, and a checkpoint as its training would leave it."""
+def folder(tmp_path_factory):
+    """A folder with the data set, the config of a small detector, and a checkpoint of its training."""
     folder = tmp_path_factory.mktemp('untrusted')
     write_shapes(folder / 'data' / 'shapes', train=2, val=1)
     shutil.copy(next((folder / 'data/shapes/images/val').iterdir()), folder / 'image.png')
-    path, options = TINY['mmdet']
-    cfg = Config.fromfile(ROOT / path)
-    cfg.merge_from_dict(options | SHORT)
+    cfg = tiny_config('mmdet', SHORT)
     cfg.dump(folder / 'tiny.py')
     hub = dict(log_scalars={}, runtime_info={}, resumed_keys={})
     saved = dict(state_dict=build_model(cfg).state_dict(), meta=dict(epoch=0, iter=1), message_hub=hub)
@@ -121,31 +130,32 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def marker(place, monkeypatch):
-    """What the code in a file would leave. The working directory is the place."""
-    monkeypatch.chdir(place)
-    monkeypatch.setenv('TORCH_HOME', str(place / 'downloads'))
-    path = place / 'ran'
+def marker(folder, monkeypatch):
+    """The file that malicious code would create. The folder becomes the working directory."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv('TORCH_HOME', str(folder / 'downloads'))
+    path = folder / 'ran'
     path.unlink(missing_ok=True)
     return path
 
 
 def ran(marker):
-    """Whether code has run; it can be asked once."""
-    there = marker.exists()
+    """Whether code has run since the last call."""
+    exists = marker.exists()
     marker.unlink(missing_ok=True)
-    return there
+    return exists
 
 
-@pytest.fixture(params=FORMS)
-def bad(request, place, marker):
-    """A training's checkpoint with a malicious object in it, which does run where it is loaded without care."""
-    path = place / f'{request.param}.pth'
+@pytest.fixture
+def malicious(request, folder, marker):
+    """A training checkpoint with a malicious object, which runs when loaded carelessly."""
+    form = getattr(request, 'param', 'zip')
+    path = folder / f'{form}.pth'
     if not path.exists():
-        saved = load_checkpoint(place / 'good.pth')
-        FORMS[request.param](saved | dict(extra=Malicious(f'touch {shlex.quote(str(marker))}')), path)
+        saved = load_checkpoint(folder / 'good.pth')
+        FORMS[form](saved | dict(extra=Malicious(f'touch {shlex.quote(str(marker))}')), path)
     os.environ.pop('TORCH_FORCE_WEIGHTS_ONLY_LOAD', None)
-    if request.param == 'pickle':
+    if form == 'pickle':
         pickle.loads(path.read_bytes())
     else:
         torch.load(path, weights_only=False)
@@ -153,22 +163,22 @@ def bad(request, place, marker):
     return path
 
 
-def write_configs(place, bad):
-    """What names the checkpoint, beside command lines."""
-    for name, model in MODELS.items():
+def write_configs(folder, malicious):
+    """Write every file that names the checkpoint."""
+    for name, model in LOADING_MODELS.items():
         base = 'distilling.py' if name == 'teacher' else 'tiny.py'
-        (place / f'{name}.py').write_text(f"_base_ = '{base}'\nmodel = dict({model.format(bad=str(bad))})\n")
-    (place / 'noted').mkdir(exist_ok=True)
-    (place / 'noted' / 'last_checkpoint').write_text(str(bad))
+        (folder / f'{name}.py').write_text(f"_base_ = '{base}'\nmodel = dict({model.format(path=str(malicious))})\n")
+    (folder / 'noted').mkdir(exist_ok=True)
+    (folder / 'noted' / 'last_checkpoint').write_text(str(malicious))
 
 
-def arguments(route, bad):
-    tool, *rest = ROUTES[route].format(bad=bad).split()
+def arguments(route, malicious):
+    tool, *rest = ROUTES[route].format(path=malicious).split()
     return tool, rest
 
 
-def told(tool, arguments):
-    """What a tool ends with, as its own process would."""
+def last_words(tool, arguments):
+    """The message that ends a tool."""
     return end(lambda _: load(tool).main(arguments))
 
 
@@ -178,129 +188,147 @@ def end(main):
     return str(caught.value.code)
 
 
-def start_weights(name):
-    """What the Runner does before it trains."""
+def init_weights(name):
+    """Initialise a model as the Runner does before training."""
     build_model(Config.fromfile(f'{name}.py')).init_weights()
 
 
-def is_one_sentence_about(path, sentence):
+def is_refusal(path, sentence):
     return f'{path} {REASON}' in sentence and len(sentence.splitlines()) == 1
 
 
-@pytest.mark.parametrize('bad', ['zip'], indirect=True)
-@pytest.mark.parametrize('route', sorted(ROUTES.keys() - PROCESSES))
-def test_every_tool_refuses_a_checkpoint_that_holds_code(place, bad, marker, route):
-    write_configs(place, bad)
-    assert is_one_sentence_about(bad, told(*arguments(route, bad)))
+@pytest.mark.parametrize('route', sorted(ROUTES.keys() - SEPARATE))
+def test_every_tool_refuses_a_checkpoint_with_code(folder, malicious, marker, route, monkeypatch):
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')  # the user's environment weakens nothing
+    write_configs(folder, malicious)
+    assert is_refusal(malicious, last_words(*arguments(route, malicious)))
     assert not ran(marker)
 
 
-@pytest.mark.parametrize('bad', ['old', 'pickle'], indirect=True)
+def test_these_are_all_tools():
+    tools = {route.split()[0] for route in ROUTES.values()} | {*SPECIAL, *WITHOUT_CHECKPOINTS}
+    assert tools == {path.name for path in (ROOT / 'tools').glob('*.py')}
+
+
+@pytest.mark.parametrize('malicious', ['old', 'pickle'], indirect=True)
 @pytest.mark.parametrize('route', ['path weights', 'convert'])
-def test_so_it_is_in_older_formats(place, bad, marker, route):
-    write_configs(place, bad)
-    assert is_one_sentence_about(bad, told(*arguments(route, bad)))
+def test_code_in_older_formats_is_refused(folder, malicious, marker, route):
+    write_configs(folder, malicious)
+    assert is_refusal(malicious, last_words(*arguments(route, malicious)))
     assert not ran(marker)
 
 
 @pytest.fixture
-def address(place):
-    """Where the files of the place can be had."""
+def address(folder):
+    """A web server for the folder."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, *_):
             pass
 
-    with ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=place)) as server:
+    with ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=folder)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f'http://127.0.0.1:{server.server_port}'
         server.shutdown()
 
 
-@pytest.mark.parametrize('bad', ['zip'], indirect=True)
 @pytest.mark.parametrize('route', ['resume', 'test'])
-def test_so_it_is_with_an_address(place, bad, marker, address, route):
-    address = f'{address}/{bad.name}'
-    assert is_one_sentence_about(address, told(*arguments(route, address)))
+def test_code_in_a_downloaded_checkpoint_is_refused(folder, malicious, marker, address, route):
+    address = f'{address}/{malicious.name}'
+    assert is_refusal(address, last_words(*arguments(route, address)))
     assert not ran(marker)
 
 
-@pytest.mark.parametrize('bad', ['zip'], indirect=True)
-@pytest.mark.parametrize('model', MODELS)
+@pytest.mark.parametrize('model', LOADING_MODELS)
 @pytest.mark.parametrize('remote', [False, True], ids=['file', 'address'])
-def test_every_model_that_loads_a_checkpoint_refuses_one_that_holds_code(place, bad, marker, address, model, remote):
-    name = f'{address}/{bad.name}' if remote else bad
-    write_configs(place, name)
-    assert is_one_sentence_about(name, end(command_line(lambda _: start_weights(model))))
+def test_every_model_that_loads_a_checkpoint_refuses_one_with_code(folder, malicious, marker, address, model, remote):
+    name = f'{address}/{malicious.name}' if remote else malicious
+    write_configs(folder, name)
+    assert is_refusal(name, end(command_line(lambda _: init_weights(model))))
     assert not ran(marker)
 
 
-def test_what_holds_data_is_read_wherever_it_is(place, marker, address):
-    for name in (place / 'good.pth', f'{address}/good.pth'):
-        write_configs(place, name)
-        start_weights('whole')
+@pytest.mark.parametrize('forced', [False, True])
+@pytest.mark.parametrize('name', BACKBONES)
+def test_backbones_refuse_code_without_a_command_line_too(malicious, marker, name, forced, monkeypatch):
+    if forced:
+        monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
+    network = MODELS.build(BACKBONES[name] | dict(init_cfg=dict(type='Pretrained', checkpoint=str(malicious))))
+    with pytest.raises(WeightsError) as caught:
+        network.init_weights()
+    assert is_refusal(malicious, str(caught.value)) and not ran(marker)
+
+
+@pytest.mark.parametrize('malicious', ['zip', 'old'], indirect=True)
+def test_a_detector_refuses_code_for_its_backbone_without_a_command_line_too(folder, malicious, marker):
+    write_configs(folder, malicious)
+    with pytest.raises(WeightsError) as caught:
+        init_weights('backbone')
+    assert is_refusal(malicious, str(caught.value)) and not ran(marker)
+
+
+def test_checkpoints_without_code_are_read_from_files_and_addresses(folder, marker, address):
+    for name in (folder / 'good.pth', f'{address}/good.pth'):
+        write_configs(folder, name)
+        init_weights('whole')
         assert load_checkpoint(name)['meta'] == dict(epoch=0, iter=1)
     with pytest.raises(WeightsError, match=f'{address}/none.pth cannot be read as a checkpoint: HTTPError .* 404'):
         load_checkpoint(f'{address}/none.pth')
 
 
-@pytest.mark.parametrize('bad', ['zip'], indirect=True)
-@pytest.mark.parametrize('route', PROCESSES)
-def test_so_it_is_in_a_process_of_its_own(place, bad, marker, route):
-    write_configs(place, bad)
-    tool, rest = arguments(route, bad)
-    command = [sys.executable, ROOT / 'tools' / tool, *rest]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize('route', SEPARATE)
+def test_tools_in_a_process_of_their_own_refuse_a_checkpoint_with_code(folder, malicious, marker, route):
+    write_configs(folder, malicious)
+    tool, rest = arguments(route, malicious)
+    done = start(ROOT / 'tools' / tool, *rest, cwd=folder, TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD='1')
     assert done.returncode == 1 and 'Traceback' not in done.stderr
     last = done.stderr.splitlines()[-1]
-    assert last.startswith(f'{tool}: ') and is_one_sentence_about(bad, last)
+    assert last.startswith(f'{tool}: ') and is_refusal(malicious, last)
     assert not ran(marker)
 
 
-@pytest.mark.parametrize('bad', ['zip'], indirect=True)
-def test_so_it_is_in_the_trainings_that_compare_starts(place, bad, marker):
-    write_configs(place, bad)
-    sentence = told('compare.py', ['hosts_resnet.py', '--seeds', '1', '--work-dir', 'compared'])
-    log = (place / 'compared/hosts_resnet/seed0/train.log').read_text()
-    assert sentence.endswith(f'train.log ends with: train.py: {bad} {REASON}') and len(sentence.splitlines()) == 1
+def test_trainings_started_by_compare_refuse_a_checkpoint_with_code(folder, malicious, marker):
+    write_configs(folder, malicious)
+    sentence = last_words('compare.py', ['hosts_resnet.py', '--seeds', '1', '--work-dir', 'compared'])
+    log = (folder / 'compared/hosts_resnet/seed0/train.log').read_text()
+    assert sentence.endswith(f'train.log ends with: train.py: {malicious} {REASON}') and len(sentence.splitlines()) == 1
     assert 'Traceback' not in log
     assert not ran(marker)
 
 
-@pytest.mark.parametrize('bad', ['zip', 'old'], indirect=True)
-def test_once_switched_over_nobody_in_the_process_runs_it(bad, marker, address):
-    """MMEngine's own loaders too, which in the forks read a file that is refused once more."""
+@pytest.mark.parametrize('malicious', ['zip', 'old'], indirect=True)
+def test_in_a_command_line_no_loader_runs_code(malicious, marker, address):
+    """Including MMEngine's own, some versions of which retry a refused file without care."""
     loaders = [torch.load, mmengine_checkpoint.load_from_local, mmengine_checkpoint.load_from_http]
     command_line(lambda argv: None)()
     for loader in loaders:
-        path = f'{address}/{bad.name}' if loader is mmengine_checkpoint.load_from_http else bad
+        path = f'{address}/{malicious.name}' if loader is mmengine_checkpoint.load_from_http else malicious
         with pytest.raises(pickle.UnpicklingError, match='weights_only|Weights only'):
             loader(path, map_location='cpu')
     with pytest.raises(pickle.UnpicklingError):
-        torch.load(bad, weights_only=False)
+        torch.load(malicious, weights_only=False)
     assert not ran(marker)
 
 
-@pytest.mark.parametrize('bad', ['zip'], indirect=True)
-def test_tools_that_need_no_weights_leave_those_of_the_config_alone(place, bad, marker, capsys):
-    write_configs(place, bad)
+def test_tools_without_need_for_weights_ignore_those_of_the_config(folder, malicious, marker, capsys):
+    write_configs(folder, malicious)
     load('get_flops.py').main(['backbone.py', '--shape', '128', '128'])
     assert 'backbone' in capsys.readouterr().out
-    assert build_model(Config.fromfile('whole.py')).init_cfg.checkpoint == str(bad)
+    assert build_model(Config.fromfile('whole.py')).init_cfg.checkpoint == str(malicious)
     assert not ran(marker)
 
 
-def test_resuming_runs_no_text_of_a_checkpoint_and_removes_nothing_that_it_names(place, marker, tmp_path):
-    """A refusal would be wrong here: such a text is data, and checkpoints of MMDetection 2 have one."""
+def test_resuming_neither_runs_the_text_of_a_config_nor_removes_the_best_checkpoint_it_names(folder, marker, tmp_path):
+    """The text is data, which checkpoints of MMDetection 2 hold, so they are not refused."""
     (tmp_path / 'precious').mkdir()
     (tmp_path / 'precious' / 'file').touch()
     text = f'ran = __import__("os").system({f"touch {shlex.quote(str(marker))}"!r})\n'
-    saved = load_checkpoint(place / 'good.pth')
+    saved = load_checkpoint(folder / 'good.pth')
     saved['meta'] |= dict(config=text, cfg=text)
     for name, value in (('cfg', text), ('best_ckpt', str(tmp_path / 'precious')), ('best_score', -1.0)):
         saved['message_hub']['runtime_info'][name] = value
         saved['message_hub']['resumed_keys'][name] = True
-    torch.save(saved, place / 'text.pth')
+    torch.save(saved, folder / 'text.pth')
     Config.fromstring(text, '.py')
     assert ran(marker)
     options = ['train_cfg.max_iters=2', 'default_hooks.checkpoint.save_best=coco/segm_mAP']
@@ -308,7 +336,7 @@ def test_resuming_runs_no_text_of_a_checkpoint_and_removes_nothing_that_it_names
     load('train.py').main(['tiny.py', '--work-dir', 'on', '--resume', 'text.pth', '--cfg-options', *options])
     assert not ran(marker)
     assert load_checkpoint('on/iter_2.pth')['meta']['iter'] == 2
-    assert len(list((place / 'on').glob('best_*.pth'))) == 1
+    assert len(list((folder / 'on').glob('best_*.pth'))) == 1
     assert (tmp_path / 'precious' / 'file').exists()
 
 
@@ -319,7 +347,7 @@ def test_resuming_runs_no_text_of_a_checkpoint_and_removes_nothing_that_it_names
     ('', None),
 ])  # fmt: skip
 @pytest.mark.parametrize('scores', [['score'], ['score', 'other']])
-def test_the_best_checkpoint_so_far_is_one_in_the_work_directory(tmp_path, named, expected, scores):
+def test_the_best_checkpoint_is_looked_up_in_the_work_directory(tmp_path, named, expected, scores):
     hub = MessageHub(f'{named} {scores}')
     for score in scores:
         hub.update_info('best_ckpt' if len(scores) == 1 else f'best_ckpt_{score}', named)
@@ -330,10 +358,10 @@ def test_the_best_checkpoint_so_far_is_one_in_the_work_directory(tmp_path, named
 
 
 @pytest.mark.parametrize('checkpoint', [dict(weight=torch.ones(1)), dict(meta=dict(epoch=0, iter=1)), [1]])
-def test_weights_alone_are_nothing_to_go_on_from(marker, tmp_path, checkpoint):
+def test_weights_without_training_state_are_not_resumed(marker, tmp_path, checkpoint):
     torch.save(checkpoint, tmp_path / 'weights.pth')
     message = 'weights.pth holds no training state to resume'
-    assert message in told('train.py', ['tiny.py', '--resume', str(tmp_path / 'weights.pth')])
+    assert message in last_words('train.py', ['tiny.py', '--resume', str(tmp_path / 'weights.pth')])
 
 
 @pytest.fixture
@@ -343,7 +371,7 @@ def work_dir(tmp_path):
     return tmp_path
 
 
-def test_a_report_reads_no_code_in_a_work_directory(work_dir, marker):
+def test_a_report_runs_no_code_of_a_work_directory(work_dir, marker):
     code = f'open({str(marker)!r}, "w")'
     for name in ('1/vis_data/config.py', '1/vis_data/base.py', 'mine.py'):
         (work_dir / name).write_text(code)
