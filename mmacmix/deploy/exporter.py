@@ -34,8 +34,10 @@ class Exportable(nn.Module):
         super().__init__()
         if part not in PARTS:
             raise UserError(f'part must be one of {PARTS}, got {part!r}')
-        if part == 'segmentor' and not hasattr(model, 'decode_head'):
-            raise UserError(f'{type(model).__name__} is not a segmentor; export its backbone or features instead')
+        if part == 'segmentor' and not hasattr(getattr(model, 'decode_head', None), 'align_corners'):
+            raise UserError(
+                f'{type(model).__name__} has no single decode head; export its backbone or features instead'
+            )
         self.part = part
         preprocessor = model.data_preprocessor  # mmdet and mmseg spell the attribute differently
         self.swap = any(getattr(preprocessor, name, False) for name in ('channel_conversion', '_channel_conversion'))
@@ -114,8 +116,8 @@ def export(network: Exportable, path: str | Path, form: str, size: Sequence[int]
         network: The network.
         path: The file.
         form: ``'onnx'`` or ``'torch-export'``.
-        size: Height and width of the example for tracing. Small examples exclude large images, because Swin shifts its
-            windows only on maps larger than a window. Default: ``(512, 544)``.
+        size: Height and width of the example for tracing. After a small one the file would refuse large
+            images, because Swin shifts its windows only on maps larger than a window. Default: ``(512, 544)``.
 
     Raises:
         UserError: The format is unknown.
@@ -137,8 +139,7 @@ def export(network: Exportable, path: str | Path, form: str, size: Sequence[int]
 
 
 def _smallest(program: torch.export.ExportedProgram) -> tuple[int, int]:
-    """Height and width of the smallest images that a program accepts: both start at the lower bounds of their ranges
-    and grow by the same number of pixels until all guards hold."""
+    """Height and width of the smallest images that a program accepts, found by growing both until all guards hold."""
     (placeholder,) = (node for node in program.graph.nodes if node.name == 'image')
     example, network = placeholder.meta['val'], program.module()
     height, width = (int(program.range_constraints[side.node.expr].lower) for side in example.shape[2:])
@@ -168,4 +169,4 @@ def load(path: str | Path) -> Callable[[Tensor], list[Tensor]]:
 def difference(network: Exportable, exported: Callable[[Tensor], list[Tensor]], image: Tensor) -> float:
     """The largest absolute difference between a network and its file, relative to the largest value of the map."""
     maps = zip(network(image), exported(image), strict=True)
-    return max(((ours - theirs).abs().max() / ours.abs().max()).item() for ours, theirs in maps)
+    return max(((ours - theirs).abs().max() / ours.abs().max().clamp(min=1e-12)).item() for ours, theirs in maps)

@@ -136,7 +136,7 @@ class ACmix(ConvSignature, TwoPaths):
         batch, _, height, width = shape
         pixels, stride = batch * height * width, self.stride[0]
         queries = batch * ceil_div(height, stride) * ceil_div(width, stride)
-        # The published layer projects every pixel to a query; this one skips those that the stride leaves out.
+        # Counted as published, with a query for every pixel; this layer skips those that the stride leaves out.
         projections = 3 * self.in_channels * self.out_channels * pixels
         attention = convolution = 0
         if self.has_attention:

@@ -11,7 +11,7 @@ from ..ops.arguments import describe_integer, is_integer
 
 
 def check_integer_entries(entries: int, minimum: int = 1, **arguments: Any) -> None:
-    """Check for sequences of integers of at least ``minimum``, one per stage; extra entries are ignored."""
+    """Check that arguments are sequences of integers of at least ``minimum``, one per stage; more are ignored."""
     check_entries(entries, **arguments)
     _check(
         lambda values: all(is_integer(value) and value >= minimum for value in values),
@@ -21,7 +21,7 @@ def check_integer_entries(entries: int, minimum: int = 1, **arguments: Any) -> N
 
 
 def check_entries(entries: int, **arguments: Any) -> None:
-    """Check for sequences with an entry per stage; extra entries are ignored."""
+    """Check that arguments are sequences with an entry per stage; extra entries are ignored."""
     _check(
         lambda values: isinstance(values, Sequence) and not isinstance(values, str) and len(values) >= entries,
         f'have an entry for each of {entries} stages',
@@ -30,19 +30,19 @@ def check_entries(entries: int, **arguments: Any) -> None:
 
 
 def check_choice(choices: tuple[int | str, ...], **arguments: Any) -> None:
-    """Check for one of ``choices``."""
+    """Check that arguments are among ``choices``."""
     _check(lambda value: isinstance(value, int | str) and value in choices, f'be one of {choices}', arguments)
 
 
 def check_multiple(of: str, divisor: int, **arguments: int) -> None:
-    """Check for integer multiples of ``divisor``, the value of the argument ``of``."""
+    """Check that arguments are multiples of ``divisor``, the value of the argument ``of``."""
     for name, value in arguments.items():
         if value % divisor:
             raise ValueError(f'{name} must be a multiple of {of}, got {value} and {divisor}')
 
 
 def check_probabilities(**arguments: Any) -> None:
-    """Check for probabilities less than 1."""
+    """Check that arguments are probabilities less than 1."""
     _check(lambda value: is_number(value) and 0 <= value < 1, 'be a number from 0 to less than 1', arguments)
 
 

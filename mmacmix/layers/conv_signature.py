@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..ops import check_integers, check_window
 
-Size = int | Sequence[int]  # of a square: a number, or two equal ones
+Size = int | Sequence[int]  # one number, or two equal ones
 
 
 class ConvSignature:
@@ -43,7 +43,7 @@ class ConvSignature:
         name = type(self).__name__
         if padding is not None and self._side('padding', padding) != same:
             raise ValueError(
-                f'{name} keeps the size of its input: with kernel_size {kernel_size} and dilation {dilation} padding '
+                f'{name} has "same" padding: with kernel_size {kernel_size} and dilation {dilation}, padding '
                 f'must be {same}, got {padding!r}'
             )
         if groups != 1 and not self.has_groups:
@@ -62,7 +62,7 @@ class ConvSignature:
         return size[0]
 
     def check_input(self, x: Tensor) -> None:
-        """Raise ``TypeError`` unless ``x`` is a tensor, and ``ValueError`` unless it is a map with pixels."""
+        """Raise ``TypeError`` unless ``x`` is a tensor, and ``ValueError`` unless it is a non-empty map."""
         name = type(self).__name__
         if not isinstance(x, Tensor):
             raise TypeError(f'{name} takes a tensor, got {type(x).__name__}')

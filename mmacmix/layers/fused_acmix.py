@@ -39,8 +39,9 @@ class FusedACmix(nn.Module):
             path = layer.shift_conv
             features = feature_projection(weight, bias, path.mixing, path.mixing_bias)
             # Channels have different scales, so heads can no longer share kernels.
-            kernels = path.weight.repeat_interleave(path.sharing_heads, 0) * (scale * layer.conv_rate).view(-1, 1, 1, 1)
-            if path.is_faster_dense(layer.in_channels, self.num_heads):
+            factor = (scale * layer.conv_rate).view(-1, 1, 1, 1)
+            kernels = path.weight.repeat_interleave(path.heads_per_kernel, 0) * factor
+            if path.dense_is_faster(layer.in_channels, self.num_heads):
                 self.convolution = _DenseShiftConv(*features, kernels, shift, self.stride, self.dilation)
             else:
                 groups = len(kernels) // self.num_heads

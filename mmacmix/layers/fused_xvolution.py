@@ -10,7 +10,7 @@ from .conv_signature import ConvSignature
 from .merging import conv_with, scale_and_shift
 from .mixing_layer import MixingLayer
 
-_COLUMNS = 1 << 22  # elements of unfolded input at a time: 16 MiB in float32
+_ELEMENTS = 1 << 22  # elements of unfolded input at a time: 16 MiB in float32
 
 
 @torch.no_grad()
@@ -63,7 +63,7 @@ class FusedXVolution(ConvSignature, nn.Module):
         maps = [x[:, :, ::stride, ::stride], *shifted(x, [*self.offsets, *self.taps], stride)]
         height, width = maps[0].shape[2:]
         at_once = is_exporting() or not x.numel()
-        rows = height if at_once else max(1, _COLUMNS // (len(maps) * x.shape[:2].numel() * width))
+        rows = height if at_once else max(1, _ELEMENTS // (len(maps) * x.shape[:2].numel() * width))
         if rows >= height:
             return self._convolve(*maps)
         chunks = zip(*(each.split(rows, 2) for each in maps), strict=True)

@@ -74,7 +74,7 @@ class LESA(ConvSignature, MixingLayer):
         check_multiple('num_heads', num_heads, in_channels=in_channels)
         check_multiple('2 * num_heads', 2 * num_heads, out_channels=out_channels)
         self.num_heads = num_heads
-        width = out_channels // (2 * num_heads)  # channels of query and key per head; values have twice as many
+        key_dim = out_channels // (2 * num_heads)  # channels of query and key per head; values have twice as many
 
         self.unary = nn.Sequential(
             nn.Conv2d(
@@ -87,7 +87,7 @@ class LESA(ConvSignature, MixingLayer):
             nn.Conv2d(in_channels, 2 * out_channels, 1, bias=False), build_norm(norm_cfg, 2 * out_channels)
         )
         self.row_positions, self.column_positions = (
-            nn.Parameter(torch.randn(width, 2 * position_size - 1) * width**-0.5) for _ in range(2)
+            nn.Parameter(torch.randn(key_dim, 2 * position_size - 1) * key_dim**-0.5) for _ in range(2)
         )
         # One channel per head for the content logits, and one for the position logits. The softmax cancels a bias.
         self.logits_norm = nn.BatchNorm2d(2 * num_heads)
@@ -126,10 +126,10 @@ class LESA(ConvSignature, MixingLayer):
         return relative_attention(*self._project(x)).flatten(1, 2)  # channel h * head_dim + d
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Query, key, value, and the logits of rows and columns, all scaled by the normalisation of the logits."""
+        """Scaled query, key, value, and scaled logits of rows and columns; the scales normalise the logits."""
         projected = self.projection(x).unflatten(1, (self.num_heads, -1))
-        width = len(self.row_positions)
-        query, key, value = projected.split((width, width, 2 * width), 2)
+        key_dim = len(self.row_positions)
+        query, key, value = projected.split((key_dim, key_dim, 2 * key_dim), 2)
         tables = zip((self.row_positions, self.column_positions), x.shape[2:], strict=True)
         vectors = (relative_positions(table, side).to(query) for table, side in tables)
         rows, columns = position_logits(query, *vectors)

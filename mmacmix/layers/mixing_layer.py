@@ -22,10 +22,8 @@ class Macs(NamedTuple):
 class MixingLayer(nn.Module):
     """A layer with an attention path and a convolution path."""
 
-    #: Names of submodules and parameters that both paths share, and of those of the convolution path. All others belong
-    #: to the attention path.
-    projections: tuple[str, ...] = ()
-    convolution: tuple[str, ...] = ()
+    projections: tuple[str, ...] = ()  #: Names of submodules and parameters that both paths share.
+    convolution: tuple[str, ...] = ()  #: Names of those of the convolution path; all others are the attention's.
     has_attention = True
 
     def part_of(self, name: str) -> str:
@@ -82,8 +80,8 @@ class MixingLayer(nn.Module):
         """The attention to ``x`` as a function of the values alone.
 
         Returns:
-            A tensor of the values' shape, ``(B, heads, d, H, W)``, and the function, from values to outputs
-            ``(B, heads, d, h, w)``.
+            A tensor with the values' shape ``(B, heads, d, H, W)``, dtype and device, whose numbers are irrelevant; and
+            the function, from values to outputs ``(B, heads, d, h, w)``.
         """
         raise NotImplementedError
 

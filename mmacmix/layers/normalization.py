@@ -21,7 +21,7 @@ def build_norm(norm_cfg: dict, channels: int) -> nn.Module:
     Args:
         norm_cfg: ``type``, one of ``'BN'``, ``'SyncBN'``, ``'IN'``, ``'LN'`` and ``'GN'`` or a class that takes the
             number of channels, and further arguments; ``requires_grad=False`` freezes the parameters.
-        channels: Channels of the input.
+        channels: Channels of the input; ``'LN'`` expects them last, ``'BN'``, ``'IN'`` and ``'GN'`` after the batch.
 
     Raises:
         ValueError: The type is missing or unknown.

@@ -84,7 +84,7 @@ class PatchwiseACmix(TwoPaths):
         return out
 
     def attention_of(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """As in the base class, with groups of channels that share weights as heads."""
+        """As in the base class; a head is a group of channels that share weights."""
         weights = self._weights(self.query(x), self.key(x))
         values = weights.new_zeros(len(x), weights.shape[1], 1, *x.shape[2:])
         return values, lambda value: aggregate(value[:, :, 0], weights, self.attention_kernel_size)[:, :, None]

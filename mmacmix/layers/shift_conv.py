@@ -8,7 +8,7 @@ from ..ops import dense_shift_conv, feature_projection, merged_kernels, mix, shi
 from .arguments import check_choice
 
 #: Cost of one multiply-add of a group convolution with few channels, relative to a dense convolution.
-GROUPED = 8
+GROUPED_COST = 8
 
 
 class ShiftConv(nn.Module):
@@ -48,13 +48,13 @@ class ShiftConv(nn.Module):
     ) -> None:
         super().__init__()
         check_choice(('group', 'depthwise', 'frozen'), shift_form=form)
-        self.sharing_heads = 1 if form == 'group' else num_heads
+        self.heads_per_kernel = 1 if form == 'group' else num_heads
         self.num_heads, self.stride, self.dilation = num_heads, stride, dilation
         inputs = inputs or 3 * num_heads
         bound = inputs**-0.5  # nn.Conv2d's default initialisation
         self.mixing = nn.Parameter(nn.init.uniform_(torch.empty(kernel_size**2, inputs), -bound, bound))
         self.mixing_bias = nn.Parameter(torch.zeros(kernel_size**2)) if mixing_bias else None
-        kernels = shift_kernels(num_heads * head_dim // self.sharing_heads, kernel_size)
+        kernels = shift_kernels(num_heads * head_dim // self.heads_per_kernel, kernel_size)
         if form == 'frozen':
             self.register_buffer('weight', kernels)
         else:
@@ -74,17 +74,17 @@ class ShiftConv(nn.Module):
         """
         weight, bias = feature_projection(weight, bias, self.mixing, self.mixing_bias)
         kernels = self.weight if rate is None else self.weight * rate  # cheaper than scaling the output
-        if self.is_faster_dense(x.shape[1], self.num_heads // self.sharing_heads):
+        if self.dense_is_faster(x.shape[1], self.num_heads // self.heads_per_kernel):
             merged, taps = merged_kernels(kernels, weight), merged_kernels(kernels, bias[:, None])[:, 0]
             return self._for_all_heads(dense_shift_conv(x, merged, taps, None, self.stride, self.dilation))
         return self._shift_and_sum(F.conv2d(x, weight[..., None, None], bias), kernels)
 
-    def is_faster_dense(self, in_channels: int, heads: int) -> bool:
+    def dense_is_faster(self, in_channels: int, heads: int) -> bool:
         """Whether a dense convolution is faster than a projection and a group convolution with ``heads`` outputs."""
         taps = self.mixing.shape[0]
         dense = heads * taps * in_channels
         # The stride leaves out pixels in both convolutions, but not in the projection.
-        return dense <= self.stride**2 * taps * in_channels + GROUPED * heads * taps**2
+        return dense <= self.stride**2 * taps * in_channels + GROUPED_COST * heads * taps**2
 
     def of_projections(self, projections: Tensor) -> Tensor:
         """Apply the path to concatenated query, key and value: ``(B, inputs * head_dim, H, W)``."""
@@ -92,11 +92,11 @@ class ShiftConv(nn.Module):
 
     def macs(self, pixels: int, outputs: int) -> int:
         """Multiply-adds of the fully connected layer on ``pixels`` and of the shifts on ``outputs`` pixels."""
-        head_dim = self.weight.shape[0] * self.sharing_heads // self.num_heads
+        head_dim = self.weight.shape[0] * self.heads_per_kernel // self.num_heads
         return self.mixing.numel() * head_dim * pixels + self.weight.numel() * outputs
 
     def _shift_and_sum(self, features: Tensor, kernels: Tensor) -> Tensor:
         return self._for_all_heads(shift_and_sum(features, kernels, self.stride, self.dilation))
 
     def _for_all_heads(self, out: Tensor) -> Tensor:
-        return out.repeat_interleave(self.sharing_heads, 1) if self.sharing_heads > 1 else out
+        return out.repeat_interleave(self.heads_per_kernel, 1) if self.heads_per_kernel > 1 else out

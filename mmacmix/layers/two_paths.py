@@ -47,7 +47,7 @@ class TwoPaths(MixingLayer):
         self.register_load_state_dict_pre_hook(_drop_absent)
 
     def paths(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The contributions of attention and convolution: the layer's outputs with the other rate set to 0."""
+        """The contributions of attention and convolution: its outputs without bias and with the other rate set to 0."""
         no_bias = {} if getattr(self, 'bias', None) is None else dict(bias=torch.zeros_like(self.bias))
         return tuple(
             torch.func.functional_call(self, {rate: torch.zeros_like(getattr(self, rate)), **no_bias}, (x,))

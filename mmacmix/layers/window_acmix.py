@@ -25,15 +25,15 @@ class WindowACmix(TwoPaths):
     ``conv_on_rolled=False`` it runs on the original map with zero padding. Only pixels next to the seam and the borders
     differ.
 
-    If a side of the map is no longer than a window, MMDetection and MMSegmentation shift the windows; the classifiers
-    of the original Swin and the published ACmix-Swin do not. The attribute ``shift_single_window`` selects the former.
-    It is initially False, and is saved in the state dict, because converted weights depend on it.
+    If a side of the map is at most a window long, MMDetection and MMSegmentation shift the windows; the classifiers
+    of the original Swin and the published ACmix-Swin do not. The attribute ``shift_single_window`` enables
+    this shift. It is initially False, and is saved in the state dict, because converted weights depend on it.
 
     Args:
         channels: Channels of the input and the output, a multiple of ``num_heads``.
         num_heads: Attention heads.
         window_size: Side of the windows in pixels. Default: 7.
-        shift_size: Pixels by which the map is rolled up and left, less than ``window_size``. Default: 0.
+        shift_size: Pixels by which the map is rolled upwards and to the left, less than ``window_size``. Default: 0.
         qkv_bias: Bias of the projections to query, key and value. Default: True.
         qk_scale: Scale of the logits; None means ``head_dim ** -0.5``. Default: None.
         attn_drop_rate: Dropout of the attention weights. Default: 0.
@@ -185,7 +185,9 @@ def _unrolled(x: Tensor, shift: int, like: Tensor) -> Tensor:
     x = x.roll((shift, shift), (1, 2)) if shift else x
     height, width = like.shape[1:3]
     if is_exporting():  # slices would become guards on whether the map was padded
-        return x.index_select(1, torch.arange(height)).index_select(2, torch.arange(width))
+        return x.index_select(1, torch.arange(height, device=x.device)).index_select(
+            2, torch.arange(width, device=x.device)
+        )
     return x[:, :height, :width]
 
 
@@ -208,7 +210,7 @@ def _shift_mask(side: int, shift: int) -> Tensor:
 
 
 def _fit_checkpoint(module: WindowACmix, state_dict: dict[str, Tensor], prefix: str, *_) -> None:
-    """Interpolate the bias table of a checkpoint with another window size, as an image over relative positions."""
+    """Interpolate the bias table for another window size, as an image over positions; default the extra state."""
     state_dict.setdefault(f'{prefix}_extra_state', module.get_extra_state())
     name = f'{prefix}relative_position_bias_table'
     table, wanted = state_dict.get(name), getattr(module, 'relative_position_bias_table', None)

@@ -1,8 +1,8 @@
 from .aggregation import aggregate, windows
 from .arguments import check_integers, check_window, is_integer
-from .backends.exportable import is_exporting
 from .borders import reflect, window_positions
 from .coordinates import coordinate_map
+from .exporting import is_exporting
 from .functional import BACKENDS, available_backends, neighborhood_attention
 from .global_attention import (
     attention_logits,

@@ -7,7 +7,7 @@ from .borders import reflect
 
 
 def windows(x: Tensor, kernel_size: int) -> list[Tensor]:
-    """Views of a padded map ``(B, C, H, W)`` at each window position, in row-major order; borders are reflected."""
+    """``(B, C, H, W)``, padded by reflection and shifted to each window position, in row-major order."""
     height, width = x.shape[2:]
     reach = kernel_size // 2
     rows, columns = (reflect(torch.arange(-reach, side + reach, device=x.device), side) for side in (height, width))

@@ -9,8 +9,8 @@ from torch import Tensor
 def reflect(positions: Tensor, length: int) -> Tensor:
     """Fold integer positions into ``[0, length)`` by reflection at the first and last element.
 
-    As ``numpy.pad(mode='reflect')``: the border element is not repeated, positions further out than the
-    axis is long are reflected again, and an axis of length 1 repeats its only element.
+    As ``numpy.pad(mode='reflect')``: the border element is not repeated, positions more than one axis
+    length outside are reflected again, and an axis of length 1 repeats its only element.
     """
     # A tensor, because length may be symbolic during export; clamped, because length 1 has period 0.
     period = torch.full_like(positions, 2 * (length - 1)).clamp(min=1)
@@ -35,12 +35,12 @@ def gather_reflected(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def outside_window(queries: int, keys: int, step: int, kernel_size: int) -> Tensor:
-    """Whether each key lies outside each query's window, along a strip with ``step`` keys between queries."""
+    """Whether each key lies outside each query's window, ``step`` keys from one query to the next."""
     offsets = torch.arange(keys) - torch.arange(queries)[:, None] * step
     return (offsets < 0) | (offsets >= kernel_size)
 
 
 def residues_and_step(stride: int, dilation: int) -> tuple[int, int]:
-    """Number of residues of ``query * stride`` modulo the dilation; keys between neighbouring queries of a residue."""
+    """Number of residues of ``query * stride`` modulo the dilation, and keys from query to query of a residue."""
     common = math.gcd(stride, dilation)
     return dilation // common, stride // common

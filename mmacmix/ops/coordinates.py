@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def coordinate_map(x: Tensor) -> Tensor:
-    """Coordinates of a map's pixels, from -1 at one border to 1 at the other: ``(1, 2, H, W)``, x first.
+    """Coordinates of a map's pixels, from -1 at one border to 1 at the other: ``(1, 2, H, W)``, horizontal first.
 
     Args:
         x: ``(B, C, H, W)``; the result has its dtype and device.

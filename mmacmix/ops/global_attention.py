@@ -5,14 +5,14 @@ The logit of query i and key j is the sum of a content and a position term:
     q_i . k_j      and      q_i . (r_rows[y_j - y_i] + r_columns[x_j - x_i])
 
 The position term is the sum of a logit for the key's row and one for its column: H + W numbers per query instead of
-H W. The logits of all pairs never exist at once: queries are processed a few rows at a time, again in backward.
+H W. Queries are processed a few rows at a time, and their logits recomputed in backward, except during export.
 """
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .backends.exportable import is_exporting
+from .exporting import is_exporting
 
 _LOGITS = 1 << 22  # at a time: 16 MiB in float32
 

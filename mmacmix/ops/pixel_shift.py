@@ -1,4 +1,4 @@
-"""Pixel shift self-attention, the attention branch of X-volution, after the prose of arXiv 2106.02253.
+"""Pixel shift self-attention, the attention branch of X-volution, following the text of arXiv 2106.02253.
 
 The map is multiplied, pixel by pixel, with shifted copies of itself. A convolution of the products, a weighted sum
 over channels and shifts, approximates self-attention:

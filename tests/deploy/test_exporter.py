@@ -37,7 +37,7 @@ def test_parts_take_images_without_preprocessing(model):
             logits = network.encode_decode(x, [dict(img_shape=x.shape[2:])])
             torch.testing.assert_close(Exportable(network, 'segmentor')(image), [logits])
         else:
-            with pytest.raises(ValueError, match='MaskRCNN is not a segmentor'):
+            with pytest.raises(ValueError, match='MaskRCNN has no single decode head'):
                 Exportable(network, 'segmentor')
     assert any(isinstance(module, nn.AdaptiveAvgPool2d) for module in network.modules()) == (host == 'mmseg')
 
@@ -103,6 +103,6 @@ def test_mistakes_are_reported_in_one_sentence(trained, tmp_path, capsys):
     assert '--out must be a .onnx file for --format onnx, got a.pt2' in told
     if host == 'mmdet':
         told = complaint('export.py', [config, checkpoint, '--part', 'segmentor', '--out', tmp_path / 'a.onnx'], capsys)
-        assert 'MaskRCNN is not a segmentor; export its backbone or features instead' in told
+        assert 'MaskRCNN has no single decode head; export its backbone or features instead' in told
     told = complaint('export.py', [config, checkpoint, '--image', tmp_path / 'none.png'], capsys)
     assert 'none.png cannot be read as an image' in told

@@ -76,7 +76,7 @@ def test_the_kernel_is_the_sum_of_a_dynamic_and_a_static_part():
 @pytest.mark.parametrize('arguments', CASES)
 def test_chunks_of_rows_give_the_same_output(arguments, monkeypatch):
     layer, x = randomised(XVolution(8, 12, **arguments)), torch.randn(2, 8, 9, 7, dtype=torch.float64)
-    monkeypatch.setattr(fused_xvolution, '_COLUMNS', 2 * 20 * 2 * 8 * 7)
+    monkeypatch.setattr(fused_xvolution, '_ELEMENTS', 2 * 20 * 2 * 8 * 7)
     with torch.no_grad():
         torch.testing.assert_close(layer.fuse()(x), layer(x))
 

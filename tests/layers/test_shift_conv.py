@@ -15,7 +15,7 @@ def test_dense_and_factored_forms_agree_with_gradients(monkeypatch, shift_form, 
     x = torch.rand(2, 6, *size, dtype=torch.float64, requires_grad=True)
     results = []
     for cost in (-1e9, 1e9):  # factored, dense
-        monkeypatch.setattr(shift_conv, 'GROUPED', cost)
+        monkeypatch.setattr(shift_conv, 'GROUPED_COST', cost)
         out = layer(x)
         leaves = [x, *layer.parameters()]
         results.append((out, *torch.autograd.grad(out.square().sum(), leaves)))

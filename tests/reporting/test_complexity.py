@@ -85,7 +85,7 @@ def test_macs_of_acmix_equal_a_count_by_hand(stride):
 )
 def test_macs_of_layers_equal_the_count_of_torch(layer, shape, monkeypatch):
     """Apart from a merged convolution path, which costs more, and from aggregation, which torch does not count."""
-    monkeypatch.setattr(shift_conv, 'GROUPED', -1e9)  # compute in factors, not as one plain convolution
+    monkeypatch.setattr(shift_conv, 'GROUPED_COST', -1e9)  # compute in factors, not as one plain convolution
     x = torch.rand(shape)
     reported = layer.eval().macs(shape)
     counted = counted_by_torch(layer, x)

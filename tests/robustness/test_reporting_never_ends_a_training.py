@@ -9,15 +9,13 @@ from statistics import mean
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 from PIL import Image
 
 from mmacmix.checkpoints import load_checkpoint
 from mmacmix.datasets import SEMANTIC_CLASSES, write_shapes
 from mmacmix.engine import build_runner
 from mmacmix.reporting import path_weights, results_hook
-from tests.conftest import TINY
-from tests.tooling import ROOT
+from tests.conftest import SINGLE, tiny_config
 
 ITERATIONS = 2  # an evaluation, a checkpoint, a log entry and a measurement of the path weights after each
 
@@ -25,15 +23,13 @@ ITERATIONS = 2  # an evaluation, a checkpoint, a log entry and a measurement of 
 @pytest.fixture
 def config(tmp_path):
     """A segmentor and data whose maps hold labels from 0."""
-    write_shapes(tmp_path / 'shapes', train=2, val=2)
+    write_shapes(tmp_path / 'shapes', train=2, val=2, size=64)
     for path in (tmp_path / 'shapes' / 'semantic').rglob('*.png'):
         Image.fromarray(np.array(Image.open(path)) - 1).save(path)
-    path, options = TINY['mmseg']
-    cfg = Config.fromfile(ROOT / path)
-    cfg.merge_from_dict(options)
+    cfg = tiny_config('mmseg', SINGLE)
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        loader.update(num_workers=0, persistent_workers=False, batch_size=1)
         loader.dataset.update(data_root=str(tmp_path / 'shapes'), reduce_zero_label=False)
+    cfg.model.data_preprocessor.size = (80, 80)  # pads images and maps
     cfg.train_cfg.update(max_iters=ITERATIONS, val_interval=1)
     cfg.default_hooks.checkpoint.interval = cfg.default_hooks.logger.interval = 1
     cfg.custom_hooks = [dict(type='PathWeightsHook', interval=1)]

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..borders import outside_window, reflect, residues_and_step
+from ..exporting import is_exporting
 from ..sizes import ceil_div
 from . import exportable
 
@@ -35,7 +36,7 @@ def neighborhood_attention(
     query: Tensor, key: Tensor, value: Tensor, kernel_size: int, stride: int, dilation: int
 ) -> Tensor:
     """See ``mmacmix.ops.neighborhood_attention``. float16 and bfloat16 are computed in float32."""
-    if exportable.is_exporting():
+    if is_exporting():
         return exportable.neighborhood_attention(query, key, value, kernel_size, stride, dilation)
     return _heads_first(_BlockedAttention.apply(query, key, value, kernel_size, stride, dilation), query)
 
@@ -64,8 +65,8 @@ class _Layout(NamedTuple):
     rows: _Axis
     columns: _Axis
     strips: int  # side by side, per residue
-    residues: int  # of queries along each axis
-    step: int  # keys between neighbouring queries
+    residues: int  # of query positions modulo the dilation, per axis
+    step: int  # keys from one query to the next
     stride: int
     dilation: int
     padding: int  # pixels above and to the left of the map
@@ -288,7 +289,7 @@ def _chunk_rows(queries: Tensor, layout: _Layout) -> int:
 def _chunks(
     queries: Tensor, heads: int, layout: _Layout
 ) -> Iterator[tuple[tuple[slice, slice, slice], Tensor, Tensor, Tensor]]:
-    """Index of each chunk of rows and head, and buffers for scores, weights, and products of the queries' shape."""
+    """Index of each chunk of rows and head, and buffers: scores, weights, and products shaped like the queries."""
     size, head_dim = _chunk_rows(queries, layout), queries.shape[2] // heads
     # Reused, because allocating memory costs more than the arithmetic.
     scores, weights = queries.new_empty(2, size, *layout.mask.shape)

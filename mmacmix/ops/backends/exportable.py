@@ -14,12 +14,6 @@ from ..sizes import ceil_div
 _STRIP = 8  # queries
 
 
-def is_exporting() -> bool:
-    """Whether an exporter or tracer is recording; these unroll loops over chunks and drop autograd functions."""
-    exporting = getattr(torch.compiler, 'is_exporting', torch.compiler.is_compiling)  # torch 2.6 lacks is_exporting
-    return torch.jit.is_tracing() or exporting()
-
-
 def neighborhood_attention(
     query: Tensor, key: Tensor, value: Tensor, kernel_size: int, stride: int, dilation: int
 ) -> Tensor:
