@@ -1,4 +1,4 @@
-"""Shared by the tools: arguments, configs, safe loading of checkpoints, and one-sentence errors."""
+"""What the tools share: arguments, configs, safe loading of checkpoints, and one-sentence errors."""
 
 import inspect
 import os
@@ -20,8 +20,11 @@ from .errors import UserError, first_line
 
 # Top-level settings that are read, besides the arguments of MMEngine's Runner.
 _SETTINGS = {
+    'activation_checkpointing',
     'auto_scale_lr',
+    'compile',
     'custom_imports',
+    'efficient_conv_bn_eval',
     'find_unused_parameters',
     'model_wrapper_cfg',
     'runner_type',
@@ -59,7 +62,7 @@ def add_common_arguments(parser: ArgumentParser) -> None:
 
 
 def positive_int(text: str) -> int:
-    """An argparse type."""
+    """A positive integer, as an argparse type."""
     number = int(text)
     if number < 1:
         raise ArgumentTypeError(f'must be positive, got {number}')
@@ -67,7 +70,7 @@ def positive_int(text: str) -> int:
 
 
 def png_file(text: str) -> Path:
-    """An argparse type."""
+    """The path of a PNG, as an argparse type."""
     if not text.endswith('.png'):
         raise ArgumentTypeError(f'must be a .png file, got {text}')
     return Path(text)

@@ -16,6 +16,21 @@ def seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def process_settings():
+    """Undo what a command line switches over for its process, for the tests that follow in the same one."""
+    from mmengine.runner import CheckpointLoader
+
+    environment, loaders = dict(os.environ), dict(CheckpointLoader._schemes)
+    safe_globals = torch.serialization.get_safe_globals()
+    yield
+    os.environ.clear()
+    os.environ.update(environment)
+    CheckpointLoader._schemes = loaders
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(safe_globals)
+
+
 TINY = {
     'mmdet': (
         'configs/shapes/mask-rcnn_acmix-r26_shapes.py',

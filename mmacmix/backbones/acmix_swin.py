@@ -13,6 +13,7 @@ from mmengine.model.weight_init import trunc_normal_
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..layers import WindowACmix
 from ..layers.arguments import check_probabilities, is_number
 from ..ops import check_integers, is_integer, padding_to_multiple
@@ -215,7 +216,7 @@ def _fit_to_arguments(module: ACmixSwinTransformer, state_dict: dict[str, Tensor
         positions = embedding.shape[3]
         stored = size if positions == size.numel() else (math.isqrt(positions),) * 2
         if math.prod(stored) != positions:
-            raise ValueError(
+            raise UserError(
                 f'absolute_pos_embed has {positions} positions, which is not a square: set pretrain_img_size to the '
                 'size that it was trained with'
             )

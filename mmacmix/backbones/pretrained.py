@@ -39,7 +39,7 @@ def _load_converted(module: BaseModule, state_dict: dict[str, Tensor], path: str
     try:
         converted = convert(state_dict, source)
     except ValueError as error:
-        raise WeightsError(f'{path}: {error} (a converted checkpoint needs convert_weights=False)') from error
+        raise WeightsError(f'{path}: {error} (if it is already converted, set convert_weights=False)') from error
     if source in ('pvt', 'swin'):  # plain networks, without the convolution path
         converted |= {name: tensor for name, tensor in module.state_dict().items() if '.shift_conv.' in name}
     try:

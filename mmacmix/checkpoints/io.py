@@ -33,7 +33,7 @@ def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
         LibraryError: torch is older than 2.6.
         WeightsError: The file is missing, is not a checkpoint, or contains anything but data.
     """
-    path = str(path)
+    path = os.path.expanduser(path)
     with _training_state_allowed():
         try:
             return _load(path, map_location)
@@ -52,7 +52,7 @@ def _load(path: str, map_location: Any) -> Any:
     if path.startswith(('http://', 'https://')):
         return torch.hub.load_state_dict_from_url(path, map_location=map_location, weights_only=True)
     if '://' not in path:
-        return torch.load(os.path.expanduser(path), map_location, weights_only=True)
+        return torch.load(path, map_location, weights_only=True)
     from mmengine import fileio
 
     return torch.load(io.BytesIO(fileio.get(path)), map_location, weights_only=True)

@@ -42,7 +42,7 @@ def check_maps(dataset: dict) -> None:
         DataError: There are no images, or files are missing.
     """
     folders = dataset.get('data_prefix') or {}
-    if not folders.get('seg_map_path') or dataset.get('backend_args'):
+    if not isinstance(folders, dict) or not folders.get('seg_map_path') or dataset.get('backend_args'):
         return
     built = DATASETS.build(dict(dataset, lazy_init=True, pipeline=[]))
     items = built.load_data_list()

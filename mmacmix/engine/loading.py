@@ -16,11 +16,11 @@ from ..checkpoints.io import check_fit
 from ..errors import UserError
 from .checkpoint_hook import latest_checkpoint
 
-_read_ahead: dict[str, Any] = {}  # checkpoints that ``resume`` has read, for MMEngine
+_read_ahead: dict[str, Any] = {}  # checkpoints that have been read to check them, for MMEngine
 
 
 def load_once(path: str, map_location: Any = None) -> Any:
-    """Load a checkpoint for MMEngine, without reading again what ``resume`` has just read."""
+    """Load a checkpoint for MMEngine, without reading again what was read to check it; that is on the CPU."""
     return _read_ahead.pop(path) if path in _read_ahead else load_checkpoint(path, map_location)
 
 
@@ -30,8 +30,8 @@ def resume(cfg: Config) -> None:
     If the config sets no seed, the seed of the checkpoint is used, because it determines how data is shuffled.
 
     Raises:
-        UserError: The checkpoint cannot be read, holds no training state, or was not written by FSDP although the
-            config uses it.
+        UserError: The checkpoint cannot be read, holds no training state, or was not written by FSDP, for a config with
+            FSDP.
     """
     cfg.load_from = cfg.get('load_from') or latest_checkpoint(cfg.work_dir)
     cfg.resume = cfg.load_from is not None
@@ -42,7 +42,9 @@ def resume(cfg: Config) -> None:
     progress = [meta.get(key) for key in ('epoch', 'iter')] if isinstance(meta, dict) else [None]
     if not all(type(number) is int and number >= 0 for number in progress):
         raise UserError(f'{cfg.load_from} holds no training state to resume: start from its weights with load_from')
-    if cfg.get('strategy', {}).get('type') == 'ShardedStrategy' and not _is_indexed_by_name(saved.get('optimizer', {})):
+    if (cfg.get('strategy') or {}).get('type') == 'ShardedStrategy' and not _is_indexed_by_name(
+        saved.get('optimizer', {})
+    ):
         raise UserError(
             f'{cfg.load_from} was not written by FSDP, so FSDP cannot resume it: start from its weights with load_from'
         )
@@ -70,27 +72,29 @@ class DataOnlyHook(Hook):
             checkpoint['meta'].pop('config', None)
 
 
-class LoadingHook(Hook):
-    """Checks that a checkpoint which MMEngine has read fits the model; MMEngine itself would load any part that does.
+def check_loading(path: str, model: nn.Module, partial: bool = False) -> None:
+    """Check that a checkpoint which MMEngine is going to load fits the model; MMEngine would load the part that fits.
 
     Args:
-        path: The checkpoint, for messages.
+        path: A file or an ``http(s)://`` address; others are not checked. It is read here, unless ``resume`` has read
+            it, and handed to MMEngine later.
+        model: The model, before FSDP shards it.
         partial: Accept a checkpoint that fits in part, such as one whose head is for other classes. Default: False.
 
     Raises:
-        WeightsError: The checkpoint does not fit.
+        WeightsError: The checkpoint cannot be read or does not fit.
     """
-
-    def __init__(self, path: str, partial: bool = False) -> None:
-        self.path, self.partial = path, partial
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        state_dict = state_dict_of(checkpoint, self.path)
-        if 'state_dict' not in checkpoint and isinstance(checkpoint.get('model'), dict):
-            raise WeightsError(f'{self.path} has its weights under "model"; MMEngine expects them under "state_dict"')
-        note = check_fit(state_dict, unwrapped(runner.model), self.path, self.partial)
-        if note:
-            print_log(note, 'current', logging.WARNING)
+    if '://' in path and not path.startswith(('http://', 'https://')):
+        return  # MMEngine alone knows where such an address leads
+    if path not in _read_ahead:
+        _read_ahead[path] = load_checkpoint(path)
+    checkpoint = _read_ahead[path]
+    state_dict = state_dict_of(checkpoint, path)
+    if 'state_dict' not in checkpoint and isinstance(checkpoint.get('model'), dict):
+        raise WeightsError(f'{path} has its weights under "model"; MMEngine expects them under "state_dict"')
+    note = check_fit(state_dict, unwrapped(model), path, partial)
+    if note:
+        print_log(note, 'current', logging.WARNING)
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

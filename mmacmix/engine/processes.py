@@ -26,7 +26,7 @@ def prepare_processes(cfg: Config) -> None:
         UserError: The launcher did not start this process, or cannot run the config.
     """
     if cfg.launcher == 'none':
-        if cfg.get('strategy', {}).get('type') == 'ShardedStrategy':
+        if (cfg.get('strategy') or {}).get('type') == 'ShardedStrategy':
             raise UserError('ShardedStrategy needs several processes: start them with tools/dist_train.sh')
         return
     variable, starter = _LAUNCHERS[cfg.launcher]

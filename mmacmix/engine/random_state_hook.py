@@ -63,7 +63,7 @@ class RandomStateHook(Hook):
         self._before_val = random_state()
 
     def after_val(self, runner: Runner) -> None:
-        set_random_state(self._before_val)  # training that resumes from here does not repeat the evaluation
+        set_random_state(self._before_val)  # a resumed run skips this evaluation, which must not consume random numbers
 
 
 def random_state() -> dict[str, Any]:

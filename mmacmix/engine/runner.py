@@ -19,7 +19,7 @@ from ..reporting import PathWeightsHook, ResultsHook
 from ..reporting.guard import guard_scalars
 from ..versions import check_host
 from .finite_hook import FiniteHook
-from .loading import DataOnlyHook, LoadingHook
+from .loading import DataOnlyHook, check_loading
 from .plain_state_hook import PlainStateHook
 from .processes import prepare_processes
 from .random_state_hook import RandomStateHook
@@ -58,7 +58,7 @@ def build_runner(cfg: Config, dataloaders: Sequence[str]) -> Runner:
         loops = [getattr(runner, name.replace('dataloader', 'loop')) for name in dataloaders]
         if isinstance(runner, FlexibleRunner):
             runner.model = runner.strategy.build_model(runner.model)
-            runner.strategy.build_optim_wrapper(runner.optim_wrapper, runner.model)
+            runner.strategy.build_optim_wrapper(runner.optim_wrapper, runner.model)  # for its errors alone
         elif training:
             runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     except UserError:
@@ -70,7 +70,8 @@ def build_runner(cfg: Config, dataloaders: Sequence[str]) -> Runner:
         if hasattr(metric, 'classwise'):  # MMDetection's AP
             metric.classwise = True
     guard_scalars(runner.visualizer)
-    runner.register_hook(LoadingHook(cfg.get('load_from'), partial=training and not cfg.get('resume')))
+    if cfg.get('load_from'):
+        check_loading(cfg.load_from, runner.model, partial=training and not cfg.get('resume'))
     for hook in (DataOnlyHook, PlainStateHook, ResultsHook, RandomStateHook, FiniteHook, PathWeightsHook):
         if not any(isinstance(each, hook) for each in runner.hooks):  # unless the config adds it
             runner.register_hook(hook())
@@ -129,7 +130,8 @@ def check_data(cfg: Config, dataloaders: Sequence[str]) -> None:
     for name in dataloaders:
         for dataset in innermost((cfg.get(name) or {}).get('dataset')):
             root = dataset.get('data_root') or ''
-            paths = [dataset.get('ann_file'), *(dataset.get('data_prefix') or {}).values()]
+            prefix = dataset.get('data_prefix') or {}
+            paths = [dataset.get('ann_file'), *(prefix.values() if isinstance(prefix, dict) else [prefix])]
             for path in (os.path.join(root, path) for path in paths if path):
                 if '://' not in path and not os.path.exists(path):
                     source = _SOURCES.get(Path(root).name, 'get the data set')

@@ -95,9 +95,11 @@ class ResultsHook(Hook):
 
     def _add(self, sample: BaseDataElement) -> None:
         quality = image_quality(sample, _SCORE, self._ignore_index)
-        if 'gt_instances' in sample and not len(sample.gt_instances):
+        truth = sample.get('gt_instances')
+        has_truth = truth is None or 'bboxes' in truth  # MMDetection adds empty instances to images without annotations
+        if has_truth and truth is not None and not len(truth):
             self._evaluated.empty[sample.img_path] = quality is not None
-        elif quality is not None:
+        elif has_truth and quality is not None:
             self._evaluated.qualities[sample.img_path] = quality
             self._selection.add(Judged(quality, _drawable(sample)))
         elif len(self._evaluated.unjudged) < self.images:

@@ -208,7 +208,7 @@ def test_a_missing_or_needless_conversion_is_named(tmp_path):
     with pytest.raises(ValueError, match=r'has \d+ of the \d+ tensors .* or convert_weights=True'):
         small(init_cfg=init_cfg).init_weights()
     torch.save(small().state_dict(), tmp_path / 'weights.pth')
-    with pytest.raises(ValueError, match='a converted checkpoint needs convert_weights=False'):
+    with pytest.raises(ValueError, match='if it is already converted, set convert_weights=False'):
         small(convert_weights=True, init_cfg=init_cfg).init_weights()
 
 

@@ -1,14 +1,12 @@
 """Checkpoints that a run starts or resumes from are read once and must fit the model, or one sentence refuses them."""
 
-from types import SimpleNamespace
-
 import cv2
 import pytest
 import torch
 from mmengine.config import Config
 from torch import nn
 
-from mmacmix.engine import DataOnlyHook, LoadingHook, PlainStateHook, RandomStateHook, resume
+from mmacmix.engine import DataOnlyHook, PlainStateHook, RandomStateHook, check_loading, load_once, resume
 from mmacmix.errors import UserError
 from mmacmix.inference import Predictor
 from tests.tooling import load
@@ -73,22 +71,32 @@ def model():
     return nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 3))
 
 
-def check_fit(checkpoint, model, partial=False):
-    LoadingHook('saved.pth', partial).after_load_checkpoint(SimpleNamespace(model=model), checkpoint)
+@pytest.fixture
+def check_fit(tmp_path):
+    """Check a checkpoint, as it is before MMEngine loads it."""
+
+    def check(checkpoint, model, partial=False):
+        torch.save(checkpoint, tmp_path / 'saved.pth')
+        try:
+            check_loading(str(tmp_path / 'saved.pth'), model, partial)
+        finally:
+            assert load_once(str(tmp_path / 'saved.pth')).keys() == checkpoint.keys()  # handed over
+
+    return check
 
 
-def test_a_checkpoint_fits_a_wrapped_model(model):
+def test_a_checkpoint_fits_a_wrapped_model(model, check_fit):
     check_fit(dict(state_dict=model.state_dict()), nn.DataParallel(model))
 
 
-def test_a_partial_fit_is_enough_to_start_training(model):
+def test_a_partial_fit_is_enough_to_start_training(model, check_fit):
     other = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 5))
     check_fit(dict(state_dict=model.state_dict()), other, partial=True)
     with pytest.raises(UserError, match='saved.pth is a checkpoint of another model'):
         check_fit(dict(state_dict=model.state_dict()), other)
 
 
-def test_weights_that_mmengine_would_not_find_are_refused(model):
+def test_weights_that_mmengine_would_not_find_are_refused(model, check_fit):
     with pytest.raises(UserError, match='has its weights under "model"; MMEngine expects them under "state_dict"'):
         check_fit(dict(model=model.state_dict()), model)
 

@@ -204,7 +204,7 @@ def test_a_training_resumes_in_another_number_of_processes(place):
 
 
 @pytest.mark.slow
-def test_the_tools_train_a_sharded_network(place):
+def test_the_tools_train_and_resume_a_sharded_network(place):
     network = build_model(tiny_config('mmdet'))
     assert iterations(train(place, SHARDED, 2, 1, '--work-dir', 'sharded')) == ['1']
     network.load_state_dict(load_checkpoint(place / 'sharded' / 'iter_1.pth')['state_dict'])
@@ -212,3 +212,5 @@ def test_the_tools_train_a_sharded_network(place):
     assert '"path_weights/backbone.layer1.0.conv2/attention_rate"' in next(logged).read_text()
     counted = json.loads((place / 'sharded' / 'run.json').read_text())['parameters']
     assert counted == count_parameters(network)
+    assert iterations(train(place, SHARDED, 2, 2, '--work-dir', 'sharded', '--resume')) == ['2']
+    assert load_checkpoint(place / 'sharded' / 'iter_2.pth')['meta']['iter'] == 2
