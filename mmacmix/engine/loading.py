@@ -42,9 +42,8 @@ def resume(cfg: Config) -> None:
     progress = [meta.get(key) for key in ('epoch', 'iter')] if isinstance(meta, dict) else [None]
     if not all(type(number) is int and number >= 0 for number in progress):
         raise UserError(f'{cfg.load_from} holds no training state to resume: start from its weights with load_from')
-    if (cfg.get('strategy') or {}).get('type') == 'ShardedStrategy' and not _is_indexed_by_name(
-        saved.get('optimizer', {})
-    ):
+    is_sharded = (cfg.get('strategy') or {}).get('type') == 'ShardedStrategy'
+    if is_sharded and not _is_indexed_by_name(saved.get('optimizer', {})):
         raise UserError(
             f'{cfg.load_from} was not written by FSDP, so FSDP cannot resume it: start from its weights with load_from'
         )

@@ -88,8 +88,11 @@ def test_images_are_listed_from_worst_to_best_and_a_few_of_each_kind_are_shown(t
     assert drawn['note'] == ''
 
 
-def test_without_ground_truth_the_first_images_are_shown(tmp_path, drawn):
+@pytest.mark.parametrize('packed', [False, True], ids=['absent', 'as MMDetection packs none'])
+def test_without_ground_truth_the_first_images_are_shown(tmp_path, drawn, packed):
     samples = [detected(tmp_path, f'{index}.png', 0.7, judged=False) for index in range(5)]
+    for sample in samples if packed else []:
+        sample.gt_instances = InstanceData()
     evaluate(tmp_path, {}, samples=samples, images=3)
     assert drawn['captions'] == ['0.png', '1.png', '2.png'] and not (tmp_path / 'images.csv').exists()
 
