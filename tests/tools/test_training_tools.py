@@ -159,10 +159,13 @@ def test_test_time_augmentation_changes_the_predictions_of_a_box_detector(folder
 
 @pytest.mark.slow
 @pytest.mark.parametrize('host, config, tiny', [('mmdet', CONFIG, TINY), ('mmseg', SEGMENTATION, TINY_SEGMENTOR)])
-def test_the_hosts_own_train_runs_the_config_outside_the_checkout(folder, host, config, tiny):
+def test_the_hosts_own_train_runs_and_resumes_the_config_outside_the_checkout(folder, host, config, tiny):
     tool = Path(importlib.import_module(host).__file__).parent / '.mim' / 'tools' / 'train.py'
-    succeed(folder, tool, config, '--work-dir', host, '--cfg-options', *tiny, 'train_cfg.max_iters=1')
-    assert (folder / host / 'iter_1.pth').exists()
+    for last, flags in ((1, []), (2, ['--resume'])):
+        options = [*tiny, f'train_cfg.max_iters={last}']
+        done = succeed(folder, tool, config, '--work-dir', host, *flags, '--cfg-options', *options)
+        assert (folder / host / f'iter_{last}.pth').exists()
+    assert 'resumed epoch: 0, iter: 1' in done.stdout + done.stderr
 
 
 def test_a_segmentor_is_trained_and_tested(folder):

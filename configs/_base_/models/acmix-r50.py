@@ -1,5 +1,7 @@
 # No ImageNet weights of ACmix-ResNets are published, so nothing is frozen and batch normalisation is trained.
 custom_imports = dict(imports=['mmacmix'], allow_failed_imports=False)
+# Checkpoints that the hosts' own tools can resume from: torch 2.6 and newer refuses other objects than plain values.
+custom_hooks = [dict(type='PlainStateHook')]
 
 acmix_r50 = dict(
     type='ACmixResNet',

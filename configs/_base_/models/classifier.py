@@ -1,5 +1,7 @@
 # An ImageNet classifier; derived configs set the backbone and the head's in_channels.
 custom_imports = dict(imports=['mmacmix'], allow_failed_imports=False)
+# Checkpoints that the hosts' own tools can resume from: torch 2.6 and newer refuses other objects than plain values.
+custom_hooks = [dict(type='PlainStateHook')]
 
 model = dict(
     type='ImageClassifier',
