@@ -15,7 +15,7 @@ FLOORS = [
     {'inference', 'deploy', 'engine', 'registration'},
     {'reporting', 'backbones', 'datasets'},
     {'layers', 'checkpoints'},
-    {'ops'},
+    {'ops', 'mmcv_ext'},
     {'versions', 'version'},
     {'errors'},
 ]
