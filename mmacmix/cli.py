@@ -10,11 +10,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import Runner
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from .checkpoints import allow_training_state
-from .engine import load_once
+from .engine.loading import read_only_data
 from .engine.processes import nested_dicts
 from .errors import UserError, first_line
 
@@ -168,10 +167,7 @@ def command_line(main: Callable[[list[str] | None], None]) -> Callable[..., None
 
     @wraps(main)
     def main_with_safe_loading(argv: list[str] | None = None) -> None:
-        allow_training_state()
-        os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'  # makes torch.load ignore weights_only=False
-        os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)
-        CheckpointLoader.register_scheme(('', 'http://', 'https://'), load_once, force=True)
+        read_only_data()
         main(argv)
 
     return main_with_safe_loading

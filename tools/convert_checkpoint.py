@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Convert a published checkpoint to the parameter names of this package.
+"""Convert a published checkpoint to the parameter names of this package, or one of this package to safetensors.
 
 python tools/convert_checkpoint.py acmix-resnet published.pth converted.pth
 python tools/convert_checkpoint.py resnet resnet50.pth converted.pth --images data/coco/val2017
+python tools/convert_checkpoint.py mmacmix work_dirs/maskrcnn_acmix/epoch_12.pth weights.safetensors
 """
 
 import io
@@ -17,11 +18,13 @@ from torch import Tensor
 from mmacmix.backbones.warm_start import refined
 from mmacmix.checkpoints import SOURCES, convert, load_checkpoint, state_dict_of
 from mmacmix.checkpoints.resnet import kernel_errors
+from mmacmix.checkpoints.safetensors_files import safetensors_bytes
 from mmacmix.cli import command_line, run
 from mmacmix.engine import write_atomically
 from mmacmix.errors import UserError
 from mmacmix.inference import read_image
 
+OWN = 'mmacmix'
 IMAGES, SIDE = 32, 224
 MEAN, STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])  # of ImageNet, RGB
 
@@ -29,9 +32,13 @@ MEAN, STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375
 @command_line
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description='Convert a published checkpoint to the parameter names of this package.')
-    parser.add_argument('source', choices=SOURCES, help='kind of the published checkpoint')
-    parser.add_argument('input', metavar='in', help='checkpoint file')
-    parser.add_argument('output', metavar='out', type=Path, help='file to write')
+    parser.add_argument(
+        'source',
+        choices=[*SOURCES, OWN],
+        help=f'kind of the published checkpoint; {OWN} keeps names and changes the format',
+    )
+    parser.add_argument('input', metavar='in', help='checkpoint file, of torch or safetensors')
+    parser.add_argument('output', metavar='out', type=Path, help='file to write; .safetensors selects this format')
     text = f'refine the approximation of resnet on the first {IMAGES} images of a folder, normalised as for ImageNet'
     parser.add_argument('--images', type=Path, metavar='DIR', help=text)
     args = parser.parse_args(argv)
@@ -39,20 +46,28 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f'--images refines the approximation that resnet needs, got {args.source}')
     if not args.output.parent.is_dir():
         raise UserError(f'{args.output} cannot be written: there is no folder {args.output.parent}')
-    original = state_dict_of(load_checkpoint(args.input), args.input)
-    converted = convert(original, args.source)
+    checkpoint = load_checkpoint(args.input)
+    original = state_dict_of(checkpoint, args.input)
+    if args.source == OWN:
+        converted, meta = original, checkpoint.get('meta') or {}
+    else:
+        converted, meta = convert(original, args.source), dict(source=args.source)
     if args.source == 'resnet':
         errors = {'kernel': kernel_errors(original, converted)}
         if args.images:
             converted, fits = refined(original, converted, _read_images(args.images))
             for index, title in enumerate(('output', 'output, refined')):
                 errors[title] = {layer: fit[index] for layer, fit in fits.items()}
-    content = io.BytesIO()
-    torch.save(dict(state_dict=converted, meta=dict(source=args.source)), content)
-    write_atomically(content.getbuffer(), args.output)
+    if args.output.suffix == '.safetensors':
+        content = safetensors_bytes(converted, meta)
+    else:
+        file = io.BytesIO()
+        torch.save(dict(state_dict=converted, meta=meta), file)
+        content = file.getbuffer()
+    write_atomically(content, args.output)
     elements = sum(tensor.numel() for tensor in converted.values())
     print(f'{args.output}: {len(converted)} tensors with {elements:,} elements, from {len(original)} of {args.input}')
-    if any(name.removeprefix('module.').startswith(('head.', 'fc.')) for name in original):
+    if args.source != OWN and any(name.removeprefix('module.').startswith(('head.', 'fc.')) for name in original):
         print('Left out: the classifier, because the backbone has none.')
     if args.source in ('pvt', 'swin'):
         print("Added: ACmix's convolution path, with rate 0.")

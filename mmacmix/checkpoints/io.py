@@ -1,20 +1,30 @@
 """Reading checkpoints as data: no code in them runs, and no setting of the process changes."""
 
-import io
 import os
-import pickle
+import tarfile
 import zipfile
-from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import LibraryError, UserError, first_line
+from .data_pickle import TORCH_IS_OLD, data_only, training_state_types
+from .safetensors_files import is_safetensors, read_safetensors
+
+_CODE = 'it holds Python objects, which could run code, beside its tensors'
+# Words in the messages of torch and of data_pickle.py, and what they mean.
+_REASONS = {
+    'TorchScript': 'it is a TorchScript archive, which is a program',
+    '.tar': 'it is a tar archive, the format of torch before 0.1.10',
+    'Unsupported global': _CODE,
+    'weights_only': _CODE,
+    'pickle_module': 'the environment sets TORCH_FORCE_WEIGHTS_ONLY_LOAD, which torch before 2.6 implements unsafely',
+}
 
 
 class WeightsError(UserError):
@@ -24,93 +34,96 @@ class WeightsError(UserError):
 def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
     """Read a checkpoint, or a training state of MMEngine, without running code from it.
 
+    A file of the format safetensors, whatever its name, is returned as a checkpoint with ``state_dict`` and ``meta``.
+
     Args:
         path: A file, an ``http(s)://`` address (downloaded once into torch's cache), or any other address that
             ``mmengine.fileio`` reads.
-        map_location: As in ``torch.load``. Default: ``'cpu'``.
+        map_location: As in ``torch.load``; for safetensors a device, or else the CPU is used. Default: ``'cpu'``.
 
     Raises:
-        LibraryError: torch is older than 2.6.
+        LibraryError: The file needs the package safetensors, which is not installed.
         WeightsError: The file is missing, is not a checkpoint, or contains anything but data.
     """
     path = os.path.expanduser(path)
-    with _training_state_allowed():
-        try:
-            return _load(path, map_location)
-        except FileNotFoundError:
-            raise WeightsError(f'there is no checkpoint at {path}') from None
-        except Exception as error:  # torch, the network and file systems raise many types
-            reason = f'{type(error).__name__} {first_line(error)}'
-            if os.path.isfile(path) and not _is_written_by_torch(path):
-                reason = 'it was not written by torch.save, or is incomplete'
-            elif 'weights_only' in str(error) or 'Unsupported global' in str(error):
-                reason = 'it holds Python objects, which could run code, beside its tensors'
-            raise WeightsError(f'{path} cannot be read as a checkpoint: {reason}') from error
+    try:
+        with _local_file(path) as file:
+            return _load(file, map_location)
+    except LibraryError:
+        raise
+    except FileNotFoundError:
+        raise WeightsError(f'there is no checkpoint at {path}') from None
+    except Exception as error:  # torch, the network and file systems raise many types
+        reason = str(error) if isinstance(error, _Unreadable) else f'{type(error).__name__} {first_line(error)}'
+        raise WeightsError(f'{path} cannot be read as a checkpoint: {reason}') from error
+
+
+class _Unreadable(Exception):
+    """The message says why a file is not read."""
+
+
+@contextmanager
+def _local_file(path: str) -> Iterator[str]:
+    if path.startswith(('http://', 'https://')):
+        yield _downloaded(path)
+    elif '://' in path:
+        from mmengine import fileio
+
+        with fileio.get_local_path(path) as local:
+            yield str(local)
+    else:
+        yield path
+
+
+def _downloaded(url: str) -> str:
+    """The file of a URL in torch's cache, where ``torch.hub`` puts it, too."""
+    path = os.path.join(torch.hub.get_dir(), 'checkpoints', os.path.basename(urlparse(url).path))
+    if not os.path.exists(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        torch.hub.download_url_to_file(url, path)
+    return path
 
 
 def _load(path: str, map_location: Any) -> Any:
-    if path.startswith(('http://', 'https://')):
-        return torch.hub.load_state_dict_from_url(path, map_location=map_location, weights_only=True)
-    if '://' not in path:
-        return torch.load(path, map_location, weights_only=True)
-    from mmengine import fileio
-
-    return torch.load(io.BytesIO(fileio.get(path)), map_location, weights_only=True)
+    if is_safetensors(path):
+        return read_safetensors(path, map_location)
+    try:
+        if TORCH_IS_OLD:
+            return data_only(torch.load)(path, map_location)
+        with _training_state_allowed():
+            return torch.load(path, map_location, weights_only=True)
+    except Exception as error:
+        if not _is_written_by_torch(path):
+            raise _Unreadable('it was not written by torch.save, or is incomplete') from error
+        for word, reason in _REASONS.items():
+            if word in str(error):
+                raise _Unreadable(reason) from error
+        raise
 
 
 def _is_written_by_torch(path: str) -> bool:
-    """Whether the file is a zip archive or, as before torch 1.6, a pickle."""
+    """Whether the file is a zip archive or, as before torch 1.6, a pickle or a tar archive."""
     with open(path, 'rb') as file:
-        return file.read(1) == b'\x80' or zipfile.is_zipfile(path)
+        return file.read(1) == b'\x80' or zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
 
 
 def allow_training_state() -> None:
     """Let ``torch.load(weights_only=True)`` accept MMEngine's training states in the whole process.
 
     They contain log buffers and NumPy scalars, which torch refuses by default. ``load_checkpoint`` works without this
-    call; the hosts' own tools need it.
-
-    Raises:
-        LibraryError: torch is older than 2.6.
+    call; the hosts' own tools need it. Before torch 2.6 it does nothing: there, ``torch.load`` accepts everything by
+    default, code included.
     """
-    torch.serialization.add_safe_globals(_training_state_types())
+    if not TORCH_IS_OLD:
+        torch.serialization.add_safe_globals(training_state_types())
 
 
 @contextmanager
 def _training_state_allowed() -> Iterator[None]:
     """As ``allow_training_state``, inside the context only."""
     allowed = torch.serialization.get_safe_globals()
-    with torch.serialization.safe_globals([each for each in _training_state_types() if each not in allowed]):
+    with torch.serialization.safe_globals([each for each in training_state_types() if each not in allowed]):
         yield
-
-
-def _training_state_types() -> list[Any]:
-    if not hasattr(torch.serialization, 'get_unsafe_globals_in_checkpoint'):  # older than named safe globals
-        raise LibraryError(f'reading checkpoints without running their code needs torch 2.6, found {torch.__version__}')
-    # The original Swin repository stores its settings, a subclass of dict, with the weights.
-    types: list[Any] = [(_history_statistic, 'builtins.getattr'), (OrderedDict, 'yacs.config.CfgNode')]
-    if find_spec('numpy') is not None:
-        import numpy as np
-
-        dtypes = {type(np.dtype(name)) for name in ('bool', 'int32', 'int64', 'uint8', 'float16', 'float32', 'float64')}
-        # NumPy 2 moved these functions; files contain the old or the new module name.
-        functions = [each.__reduce__()[0] for each in (np.zeros(1), np.float64(0))]
-        named = [(each, f'numpy.{core}.multiarray.{each.__name__}') for each in functions for core in ('core', '_core')]
-        types += [np.ndarray, np.dtype, *dtypes, *named]
-    if find_spec('mmengine') is not None:
-        from mmengine.logging import HistoryBuffer
-
-        types.append(HistoryBuffer)
-    return types
-
-
-def _history_statistic(owner: type, name: str) -> Any:
-    """Stands for ``getattr``, which pickled log buffers call, and returns nothing but their statistics."""
-    from mmengine.logging import HistoryBuffer
-
-    if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
-        raise pickle.UnpicklingError(f'Unsupported global: attribute {name!r} of {owner!r}')
-    return getattr(owner, name)
 
 
 def state_dict_of(checkpoint: Any, path: str | Path = 'the checkpoint') -> dict[str, Tensor]:

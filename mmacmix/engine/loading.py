@@ -1,22 +1,41 @@
 """Checkpoints that a run starts or resumes from: each is read once and must fit the model."""
 
 import logging
+import os
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
 from torch import nn
 
-from ..checkpoints import WeightsError, load_checkpoint, state_dict_of
+from ..checkpoints import WeightsError, allow_training_state, load_checkpoint, state_dict_of
+from ..checkpoints.data_pickle import TORCH_IS_OLD, data_only
 from ..checkpoints.io import check_fit
 from ..errors import UserError
 from .checkpoint_hook import latest_checkpoint
 
 _read_ahead: dict[str, Any] = {}  # checkpoints that have been read to check them, for MMEngine
+
+
+def read_only_data() -> None:
+    """Make this process load every checkpoint as data, whichever library loads it; for command lines.
+
+    MMEngine's training checkpoints are loaded. A checkpoint that holds code is refused: with a ``WeightsError`` where
+    MMEngine loads a file or an ``http(s)://`` address, with a ``pickle.UnpicklingError`` elsewhere.
+    """
+    allow_training_state()
+    CheckpointLoader.register_scheme(('', 'http://', 'https://'), load_once, force=True)
+    for name in ('TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'):
+        os.environ.pop(name, None)
+    if TORCH_IS_OLD:
+        torch.load = data_only(torch.load)
+    else:
+        os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'  # makes torch.load ignore weights_only=False
 
 
 def load_once(path: str, map_location: Any = None) -> Any:

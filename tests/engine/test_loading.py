@@ -26,7 +26,7 @@ def reads(monkeypatch):
     paths, read = [], torch.load
 
     def recorded(path, *arguments, **named):
-        paths.append(str(path))
+        paths.append(str(getattr(path, 'name', path)))  # before torch 2.6 an open file
         return read(path, *arguments, **named)
 
     monkeypatch.setattr(torch, 'load', recorded)
@@ -64,6 +64,20 @@ def test_a_predictor_reads_its_checkpoint_once(trained, reads):
     _, config, checkpoint, images = trained
     Predictor(Config.fromfile(config), str(checkpoint))(cv2.imread(str(min(images.iterdir()))))
     assert reads == [str(checkpoint)]
+
+
+def test_weights_of_the_format_safetensors_are_trained_tested_and_used(trained, work_dir, capsys):
+    _, config, checkpoint, images = trained
+    weights = str(work_dir / 'weights.safetensors')
+    load('convert_checkpoint.py').main(['mmacmix', str(checkpoint), weights])
+    load('test.py').main([str(config), weights, '--cfg-options', *SHORT])
+    options = [*SHORT, f'load_from={weights}', 'train_cfg.max_iters=1']
+    load('train.py').main([str(config), '--work-dir', str(work_dir), '--cfg-options', *options])
+    assert (work_dir / 'iter_1.pth').exists()
+    load('infer.py').main([str(config), weights, str(min(images.iterdir())), '--out-dir', str(work_dir / 'out')])
+    assert '1 of 1 images' in capsys.readouterr().out
+    with pytest.raises(UserError, match='holds no training state to resume'):
+        resume(Config(dict(work_dir=str(work_dir), load_from=weights)))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from mmacmix.backbones import ACmixResNet
+from mmacmix.checkpoints import load_checkpoint
 from mmacmix.datasets import write_shapes
 from tests import golden
 from tests.tooling import ROOT, complaint, load, start
@@ -95,3 +96,25 @@ def test_parts_that_are_left_out_and_added_are_reported(tmp_path, capsys):
     load('convert_checkpoint.py').main(['swin', str(tmp_path / 'in.pth'), str(tmp_path / 'out.pth')])
     printed = capsys.readouterr().out
     assert 'Left out: the classifier' in printed and "Added: ACmix's convolution path, with rate 0." in printed
+
+
+def test_a_safetensors_file_loads_through_init_cfg(tmp_path):
+    state_dict = {name: tensor.float() for name, tensor in golden.load('resnet26').state_dict.items()}
+    torch.save(state_dict, tmp_path / 'in.pth')
+    load('convert_checkpoint.py').main(['acmix-resnet', str(tmp_path / 'in.pth'), str(tmp_path / 'out.safetensors')])
+    assert load_checkpoint(tmp_path / 'out.safetensors')['meta'] == dict(source='acmix-resnet', format='pt')
+    network = ACmixResNet(26, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'out.safetensors')))
+    network.init_weights()
+    assert torch.equal(network.layer1[0].conv2.query.weight, state_dict['layer1.0.conv2.conv1.weight'])
+
+
+def test_a_checkpoint_of_this_package_changes_its_format_and_back(tmp_path):
+    meta = dict(epoch=3, dataset_meta=dict(classes=['a', 'b']))
+    state_dict = dict(a=torch.arange(6.0).view(2, 3).T, b=torch.tensor(True))
+    torch.save(dict(state_dict=state_dict, meta=meta), tmp_path / 'in.pth')
+    for source, target in (('in.pth', 'out.safetensors'), ('out.safetensors', 'back.pth')):
+        load('convert_checkpoint.py').main(['mmacmix', str(tmp_path / source), str(tmp_path / target)])
+    back = torch.load(tmp_path / 'back.pth', weights_only=True)
+    assert back['meta'] == dict(epoch='3', dataset_meta=meta['dataset_meta'], format='pt')
+    assert back['state_dict'].keys() == state_dict.keys()
+    assert all(torch.equal(tensor, back['state_dict'][name]) for name, tensor in state_dict.items())
