@@ -11,6 +11,15 @@ if not torch.cuda.is_available():
     os.environ['TRITON_INTERPRET'] = '1'  # read when Triton is imported: its kernels run on the CPU
 
 
+def needs_torch(oldest, purpose):
+    """The mark of a test for what versions of torch before the ``oldest`` one that is tested lack."""
+    return pytest.mark.skipif(torch.__version__ < oldest, reason=f'{purpose} needs torch {oldest}')
+
+
+#: Types narrower than float32.
+HALF = [pytest.param(torch.float16, marks=needs_torch('2.4', 'float16 on CPUs')), torch.bfloat16]
+
+
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
@@ -21,14 +30,16 @@ def process_settings():
     """Undo what a command line switches over for its process, for the tests that follow in the same one."""
     from mmengine.runner import CheckpointLoader
 
-    environment, loaders = dict(os.environ), dict(CheckpointLoader._schemes)
-    safe_globals = torch.serialization.get_safe_globals()
+    environment, loaders, load = dict(os.environ), dict(CheckpointLoader._schemes), torch.load
+    has_safe_globals = torch.__version__ >= '2.5'
+    safe_globals = torch.serialization.get_safe_globals() if has_safe_globals else []
     yield
     os.environ.clear()
     os.environ.update(environment)
-    CheckpointLoader._schemes = loaders
-    torch.serialization.clear_safe_globals()
-    torch.serialization.add_safe_globals(safe_globals)
+    CheckpointLoader._schemes, torch.load = loaders, load
+    if has_safe_globals:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(safe_globals)
 
 
 TINY = {

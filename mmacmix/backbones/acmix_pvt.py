@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..layers import SpatialReductionACmix, pad_to_patch
 from ..layers.arguments import check_integer_entries, check_probabilities
-from ..ops import check_integers
+from ..ops import check_integers, register_load_state_dict_pre_hook
 from .base import BaseBackbone, resolve_arch
 from .transformer import PatchProjection, TransformerBlock, fit_norm, resized
 
@@ -149,7 +149,7 @@ class ACmixPyramidVisionTransformer(BaseBackbone):
                 )
             )
         self.norm = build_norm_layer(norm_cfg, channels)[1] if final_norm else nn.Identity()
-        self.register_load_state_dict_pre_hook(_fit_to_arguments)
+        register_load_state_dict_pre_hook(self, _fit_to_arguments)
         self.freeze()
 
     def _forward_stages(self, x: Tensor) -> Iterator[Tensor]:

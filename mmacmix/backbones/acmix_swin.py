@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..layers import WindowACmix
 from ..layers.arguments import check_probabilities, is_number
-from ..ops import check_integers, is_integer, padding_to_multiple
+from ..ops import check_integers, is_integer, padding_to_multiple, register_load_state_dict_pre_hook
 from .base import BaseBackbone, resolve_arch
 from .transformer import PatchProjection, TransformerBlock, fit_norm, resized
 
@@ -168,7 +168,7 @@ class ACmixSwinTransformer(BaseBackbone):
             if stage < len(depths) - 1:
                 self.downsamples.append(PatchMerging(channels, patch_norm_cfg))
                 channels *= 2
-        self.register_load_state_dict_pre_hook(_fit_to_arguments)
+        register_load_state_dict_pre_hook(self, _fit_to_arguments)
         self.freeze()
 
     def _forward_stages(self, x: Tensor) -> Iterator[Tensor]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..ops import ceil_div
+from ..ops import ceil_div, check_torch
 from .fusion import fuse
 
 FORMATS = {'onnx': '.onnx', 'torch-export': '.pt2'}
@@ -121,9 +121,11 @@ def export(network: Exportable, path: str | Path, form: str, size: Sequence[int]
 
     Raises:
         UserError: The format is unknown.
+        LibraryError: torch is older than 2.6.
     """
     if form not in FORMATS:
         raise UserError(f'form must be one of {tuple(FORMATS)}, got {form!r}')
+    check_torch('2.6', 'exporting a network')
     free = torch.export.Dim.DYNAMIC
     image = torch.rand(2, 3, *size) * 255
     program = torch.export.export(network.eval(), (image,), dynamic_shapes=[{0: free, 2: free, 3: free}])

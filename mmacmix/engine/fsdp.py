@@ -12,6 +12,7 @@ from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from ..layers import MixingLayer
+from ..ops import check_torch
 
 
 @FUNCTIONS.register_module()
@@ -87,10 +88,13 @@ class ShardedOptimWrapper(OptimWrapper):
 
     Raises:
         ValueError: ``clip_grad`` sets a norm other than the 2-norm.
+        LibraryError: ``clip_grad`` limits the norm, and torch is older than 2.6.
     """
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        if self.clip_grad_kwargs and self.clip_func is nn.utils.clip_grad_norm_:
+            check_torch('2.6', 'clipping the gradient of a sharded network by its norm')
         norm = self.clip_grad_kwargs.get('norm_type', 2)
         if norm != 2:
             raise ValueError(f'clip_grad.norm_type must be 2 for a sharded network, got {norm}')

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..ops import register_load_state_dict_pre_hook
 from .arguments import is_number
 from .mixing_layer import MixingLayer
 
@@ -44,7 +45,7 @@ class TwoPaths(MixingLayer):
                 self.register_parameter(name, nn.Parameter(value))
             else:
                 self.register_buffer(name, value, persistent=False)
-        self.register_load_state_dict_pre_hook(_drop_absent)
+        register_load_state_dict_pre_hook(self, _drop_absent)
 
     def paths(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The contributions of attention and convolution: its outputs without bias and with the other rate set to 0."""

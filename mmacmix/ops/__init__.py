@@ -16,6 +16,7 @@ from .memory_format import contiguous
 from .pixel_shift import kernel_offsets, related, shifted, stacked
 from .shift_conv import dense_shift_conv, feature_projection, merged_kernels, mix, shift_and_sum, shift_kernels
 from .sizes import ceil_div, padding_to_multiple
+from .torch_versions import check_torch, register_load_state_dict_pre_hook, unfused_attention
 
 __all__ = [
     'BACKENDS',
@@ -24,6 +25,7 @@ __all__ = [
     'available_backends',
     'ceil_div',
     'check_integers',
+    'check_torch',
     'check_window',
     'content_statistics',
     'contiguous',
@@ -40,6 +42,7 @@ __all__ = [
     'position_logits',
     'position_statistics',
     'reflect',
+    'register_load_state_dict_pre_hook',
     'related',
     'relative_attention',
     'relative_positions',
@@ -47,6 +50,7 @@ __all__ = [
     'shift_kernels',
     'shifted',
     'stacked',
+    'unfused_attention',
     'window_positions',
     'windows',
 ]

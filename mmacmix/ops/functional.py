@@ -8,10 +8,12 @@ from torch import Tensor
 from .arguments import check_window
 from .backends import blocked, reference
 from .sizes import ceil_div
+from .torch_versions import check_torch
 
 #: In order of preference. 'triton' is not first, because so far its kernels have only run in Triton's interpreter.
 BACKENDS = ('blocked', 'triton', 'reference')
-_HAS_TRITON = find_spec('triton') is not None
+_TRITON_TORCH = '2.4'  # torch.library.custom_op
+_HAS_TRITON = find_spec('triton') is not None and torch.__version__ >= _TRITON_TORCH
 
 
 def available_backends(device: str | torch.device = 'cpu') -> tuple[str, ...]:
@@ -55,17 +57,21 @@ def neighborhood_attention(
         kernel_size: Side of the window, odd. Default: 7.
         stride: Step between queries in pixels. Default: 1.
         dilation: Step between the keys of a window in pixels. Default: 1.
-        backend: ``'blocked'`` (any device), ``'triton'`` (CUDA devices, float32 and narrower), ``'reference'`` (any
-            device, slow) or ``'auto'``, currently ``'blocked'`` on all devices. Default: ``'auto'``.
+        backend: ``'blocked'`` (any device), ``'triton'`` (CUDA devices, float32 and narrower, torch 2.4),
+            ``'reference'`` (any device, slow) or ``'auto'``, currently ``'blocked'`` on all devices.
+            Default: ``'auto'``.
 
     Returns:
         A tensor of the query's shape and dtype.
 
     Raises:
         ValueError: The shapes do not match, a size is out of range, or the backend is not available.
+        LibraryError: ``'triton'`` is asked for, and torch is older than 2.4.
         TypeError: An argument is not a floating-point tensor, or the dtypes differ.
     """
     _check(query, key, value, kernel_size, stride, dilation)
+    if backend == 'triton' and not _HAS_TRITON:
+        check_torch(_TRITON_TORCH, "the backend 'triton'")
     names = available_backends(query.device)
     if query.dtype == torch.float64:  # the kernels accumulate in float32
         names = tuple(name for name in names if name != 'triton')

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .torch_versions import is_compiling
+
 _BLOCK = 1 << 17  # elements: half of a typical second-level cache in float32
 
 
@@ -16,7 +18,7 @@ def contiguous(x: Tensor, memory_format: torch.memory_format) -> Tensor:
         memory_format: ``torch.contiguous_format`` or ``torch.channels_last``.
     """
     slow = memory_format == torch.contiguous_format and x.device.type == 'cpu' and not x.is_contiguous()
-    if slow and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+    if slow and not (is_compiling() or torch.jit.is_tracing()):
         return _Contiguous.apply(x) if torch.is_grad_enabled() and x.requires_grad else _copy_in_blocks(x)
     return x.contiguous(memory_format=memory_format)
 

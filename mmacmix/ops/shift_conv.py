@@ -90,8 +90,8 @@ def shift_and_sum(features: Tensor, kernels: Tensor, stride: int = 1, dilation: 
         ``(B, head_dim * heads, ceil(H / stride), ceil(W / stride))``; channel ``d * heads + h``.
     """
     taps, kernel_size = kernels.shape[1:3]
-    groups = features.shape[1] // taps
-    return F.conv2d(features, kernels, None, stride, kernel_size // 2 * dilation, dilation, groups)
+    groups, padding = features.shape[1] // taps, kernel_size // 2 * dilation
+    return F.conv2d(features, kernels, None, stride, (padding, padding), dilation, groups)  # one: not traced before 2.5
 
 
 def dense_shift_conv(
@@ -112,7 +112,8 @@ def dense_shift_conv(
     Returns:
         ``(B, out_channels, ceil(H / stride), ceil(W / stride))``.
     """
-    out = F.conv2d(x, kernels, bias, stride, kernels.shape[2] // 2 * dilation, dilation)
+    padding = kernels.shape[2] // 2 * dilation
+    out = F.conv2d(x, kernels, bias, stride, (padding, padding), dilation)
     rows, columns = (_taps_inside(side, taps, stride, dilation) for side in x.shape[2:])
     bias_of_columns = torch.einsum('xl,okl->kxo', columns, taps)
     out += torch.einsum('yk,kxo->yxo', rows, bias_of_columns).permute(2, 0, 1).to(out.dtype)

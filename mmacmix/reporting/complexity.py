@@ -1,14 +1,14 @@
 """Parameters and multiply-adds of a network, by part."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..layers import Macs, MixingLayer
+from ..ops import unfused_attention
 from .observation import observed_layers
 
 
@@ -39,19 +39,27 @@ def model_complexity(model: nn.Module, run: Callable[[], object]) -> dict[str, P
     Returns:
         ``projections`` (shared by both paths of a layer), ``attention``, ``convolution``, and the ``rest``.
     """
-    layers: set[str] = set()
+    from torch.utils.flop_counter import FlopCounterMode  # torch 2.1
+
+    counter, in_layers = FlopCounterMode(display=False), 0
     reported = [Macs(0, 0, 0)]
 
-    def observe(name: str, layer: MixingLayer, x: torch.Tensor) -> None:
-        layers.add(f'{type(model).__name__}.{name}'.rstrip('.'))
+    def before(name: str, layer: MixingLayer, x: torch.Tensor) -> None:
+        nonlocal in_layers
         reported.append(layer.macs(x.shape))
+        in_layers -= counter.get_total_flops()
 
-    # The counter does not know every fused attention kernel.
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), observed_layers(model, observe), sdpa_kernel(SDPBackend.MATH), counter:
-        run()
-    computed = counter.get_flop_counts()
-    rest = counter.get_total_flops() - sum(sum(computed[name].values()) for name in layers if name in computed)
+    def after(*_) -> None:
+        nonlocal in_layers
+        in_layers += counter.get_total_flops()
+
+    with torch.no_grad(), observed_layers(model, before), ExitStack() as hooks:
+        for layer in model.modules():
+            if isinstance(layer, MixingLayer):
+                hooks.enter_context(layer.register_forward_hook(after))
+        with unfused_attention(), counter:  # the counter does not know every fused attention kernel
+            run()
+    rest = counter.get_total_flops() - in_layers
     macs = (*(sum(part) for part in zip(*reported, strict=True)), rest // 2)
     parameters = count_parameters(model)
     return {part: Part(parameters[part], number) for part, number in zip(PARTS, macs, strict=True)}

@@ -85,10 +85,13 @@ def attention_share(layer: MixingLayer, x: Tensor) -> float:
     Both are computed in eval mode: with running statistics and without dropout.
     """
     modes = {module: module.training for module in layer.modules()}
+    caches = torch.is_autocast_cache_enabled()
     layer.eval()
+    torch.set_autocast_cache_enabled(False)  # weights that are cast here, without gradients, must not be reused
     try:
         attention, convolution = (path.float().norm().item() for path in layer.paths(x))
     finally:
+        torch.set_autocast_cache_enabled(caches)
         for module, training in modes.items():
             module.training = training
     total = attention + convolution

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.torch_version import TorchVersion
 
 from mmacmix.checkpoints import load_checkpoint
-from mmacmix.deploy.exporter import Exportable, Exported, _AdaptiveAvgPool2d
-from mmacmix.errors import UserError
+from mmacmix.deploy.exporter import Exportable, Exported, _AdaptiveAvgPool2d, export
+from mmacmix.errors import LibraryError, UserError
 from mmacmix.inference import build_model
+from tests.conftest import needs_torch
 from tests.tooling import complaint, load
 
 
@@ -50,6 +52,7 @@ def test_pooling_equals_that_of_torch(sides, size):
 
 
 @pytest.mark.slow
+@needs_torch('2.6', 'exporting a network')
 @pytest.mark.parametrize('form, suffix', [('onnx', 'onnx'), ('torch-export', 'pt2')])
 def test_the_tool_writes_a_file_that_agrees_with_the_network(trained, form, suffix, tmp_path, capsys):
     host, config, checkpoint, images = trained
@@ -63,6 +66,12 @@ def test_the_tool_writes_a_file_that_agrees_with_the_network(trained, form, suff
         import onnx
 
         assert {node.domain for node in onnx.load(out).graph.node} <= {'', 'pkg.onnxscript.torch_lib'}
+
+
+def test_an_older_torch_is_refused(monkeypatch):
+    monkeypatch.setattr(torch, '__version__', TorchVersion('2.5.1'))
+    with pytest.raises(LibraryError, match='^exporting a network needs torch 2.6 or newer, found 2.5.1.$'):
+        export(nn.Identity(), 'never.onnx', 'onnx')
 
 
 def test_a_file_that_refuses_an_image_or_differs_is_reported():

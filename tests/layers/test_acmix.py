@@ -10,6 +10,7 @@ from mmacmix.checkpoints.acmix import OPERATOR
 from mmacmix.layers import ACmix
 from mmacmix.ops import available_backends
 from tests import golden
+from tests.conftest import HALF
 from tests.layers.definitions import kept_for_backward, set_rates
 
 BACKENDS = available_backends('cpu')
@@ -44,7 +45,7 @@ def test_equals_the_published_operator_with_all_gradients(name, backend):
         assert golden.relative_error(gradient.view_as(expected), expected) <= 1e-9, theirs
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('dtype', HALF)
 @pytest.mark.parametrize('backend', BACKENDS)
 def test_half_precision_model_trains(dtype, backend):
     layer = ACmix(8, 8, stride=2, backend=backend).to(dtype)

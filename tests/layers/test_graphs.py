@@ -4,8 +4,10 @@ import pytest
 import torch
 from mmengine.analysis import get_model_complexity_info
 
+from mmacmix import layers
 from mmacmix.deploy import fuse
 from mmacmix.layers import LESA, ACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix, XVolution
+from tests.conftest import needs_torch
 
 LAYERS = {
     'ACmix': lambda: ACmix(16, 16),
@@ -25,6 +27,13 @@ ATTENTION = {
 }
 
 
+def test_every_layer_is_tested():
+    exported = (getattr(layers, name) for name in layers.__all__)
+    found = {each for each in exported if isinstance(each, type) and issubclass(each, layers.MixingLayer)}
+    assert found - {layers.MixingLayer, layers.TwoPaths} <= {type(build()) for build in (LAYERS | ATTENTION).values()}
+
+
+@needs_torch('2.6', 'exporting with sizes of any length')
 @pytest.mark.parametrize('strict', [True, False])
 @pytest.mark.parametrize('name', LAYERS | ATTENTION)
 def test_is_exported_for_maps_of_any_size(name, strict):
@@ -48,10 +57,11 @@ def test_is_traced(name):
     assert get_model_complexity_info(layer, shape)['flops'] > 0
 
 
+@needs_torch('2.4', 'compiling without graph breaks')
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize('name', LAYERS)
+@pytest.mark.parametrize('name', LAYERS | ATTENTION)
 def test_compiles_without_graph_breaks(name, memory_format):
-    layer, x = LAYERS[name](), torch.rand(2, 16, 9, 9).contiguous(memory_format=memory_format)
+    layer, x = (LAYERS | ATTENTION)[name](), torch.rand(2, 16, 9, 16).contiguous(memory_format=memory_format)
     compiled = torch.compile(layer, backend='eager', fullgraph=True)
     torch.testing.assert_close(compiled(x), layer(x))
     leaves = [parameter for parameter in layer.parameters() if parameter.requires_grad]

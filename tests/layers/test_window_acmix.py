@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mmacmix.layers import WindowACmix
+from tests.conftest import HALF
 from tests.layers.definitions import (
     array,
     linear,
@@ -98,7 +99,7 @@ def test_the_bias_table_of_another_window_size_is_resized():
     torch.testing.assert_close(steps, torch.full_like(steps, 2 / 12 * 13 / 7), rtol=0.05, atol=0)
 
 
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('dtype', HALF)
 def test_half_precision_is_close_to_float64(dtype):
     layer = layer_of(8, 2, window_size=4, shift_size=2)
     x = torch.randn(2, 9, 6, 8)

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmacmix.backbones import ACmixPyramidVisionTransformer, ACmixResNet, ACmixSwinTransformer
 from mmacmix.layers import LESA, ACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix, XVolution, shift_conv
+from mmacmix.ops import unfused_attention
 from mmacmix.reporting.complexity import model_complexity
 from mmacmix.reporting.sizes import BACKBONES, classifier_size
 
@@ -15,7 +15,7 @@ ATTENTION_ONLY = dict(rates=(1, 0), learn_rates=False)
 
 
 def counted_by_torch(model, *inputs):
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+    with FlopCounterMode(display=False) as counter, unfused_attention(), torch.no_grad():
         model(*inputs)
     return counter.get_total_flops() // 2
 

@@ -27,6 +27,7 @@ from torch.autograd.function import once_differentiable
 from ..borders import outside_window, reflect, residues_and_step
 from ..exporting import is_exporting
 from ..sizes import ceil_div
+from ..torch_versions import is_compiling
 from . import exportable
 
 _CHUNK = 1 << 19  # scores at a time: few enough for the cache, enough for all cores
@@ -113,8 +114,9 @@ class _BlockedAttention(torch.autograd.Function):
     def forward(ctx, query, key, value, kernel_size, stride, dilation):
         dtype = torch.promote_types(query.dtype, torch.float32)
         strip = 8 if query.shape[2] < 128 else 16  # wide: fewer copies, larger matrices; narrow: fewer masked keys
-        # Fake tensors, which tracers use, must not get into the cache.
-        layout_of = _layout if type(query.new_empty(0)) is Tensor else _layout.__wrapped__
+        # Fake tensors, which tracers and compilers use, must not get into the cache.
+        fake = is_compiling() or type(query.new_empty(0)) is not Tensor
+        layout_of = _layout.__wrapped__ if fake else _layout
         layout = layout_of(key.shape[3:], query.shape[3:], strip, kernel_size, stride, dilation, dtype, query.device)
         queries = _stack_queries(_channels_last(query), layout)
         keys, values = (_windows(_stack_keys(maps, layout), layout) for maps in (key, value))
@@ -243,8 +245,9 @@ def _unpadded(padded: Tensor, height: int, width: int, layout: _Layout) -> Tenso
 
 def _strips_of_keys(
     grid: Tensor, padded: Tensor, layout: _Layout, first: int = 0, every: int = 1
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> list[tuple[Tensor, Tensor]]:
     """Views of the grid and of the same keys in the padded map, both ``(B, strips, rows, columns, C)``."""
+    pairs = []  # not a generator, which torch.compile of torch 2.15 rejects
     batch, down, right, channel = padded.stride()
     strides = down * layout.dilation, right * layout.dilation, channel
     strip = layout.columns.queries * layout.step * layout.dilation * right  # distance of neighbouring strips
@@ -252,7 +255,8 @@ def _strips_of_keys(
         for row in range(layout.residues):
             strips = grid[:, column, first::every, row]
             start = (row * down + column * right) * layout.stride + first * strip
-            yield strips, padded.as_strided(strips.shape, (batch, every * strip, *strides), start)
+            pairs.append((strips, padded.as_strided(strips.shape, (batch, every * strip, *strides), start)))
+    return pairs
 
 
 def _windows(grid: Tensor, layout: _Layout) -> Tensor:

@@ -9,9 +9,14 @@ import pytest
 import torch
 
 from mmacmix.ops import available_backends, neighborhood_attention
-from mmacmix.ops.backends import reference, triton_kernels
+from mmacmix.ops.backends import reference
+from tests.conftest import needs_torch
 from tests.ops.maps import output_and_gradients, random_maps
 from tests.tooling import ROOT
+
+pytestmark = needs_torch('2.4', 'the Triton backend')
+if torch.__version__ >= '2.4':
+    from mmacmix.ops.backends import triton_kernels
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 

@@ -1,0 +1,42 @@
+"""What older versions of torch lack; each entry names the version that makes it unnecessary."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import LibraryError
+
+
+def check_torch(oldest: str, purpose: str) -> None:
+    """Check that torch is new enough for a purpose, which begins the message.
+
+    Raises:
+        LibraryError: It is older than ``oldest``.
+    """
+    if torch.__version__ < oldest:
+        raise LibraryError(f'{purpose} needs torch {oldest} or newer, found {torch.__version__}.')
+
+
+_COMPILER = getattr(torch, 'compiler', None)  # torch 2.1
+#: torch 2.3; torch 2.0 has no equivalent.
+is_compiling = getattr(_COMPILER, 'is_compiling', getattr(torch._utils, 'is_compiling', lambda: False))
+#: torch 2.7; before, exporters cannot be told from compilers.
+is_exporting = getattr(_COMPILER, 'is_exporting', is_compiling)
+
+
+def register_load_state_dict_pre_hook(module: nn.Module, hook: Any) -> None:
+    """``module.register_load_state_dict_pre_hook(hook)``; torch 2.5."""
+    if hasattr(module, 'register_load_state_dict_pre_hook'):
+        module.register_load_state_dict_pre_hook(hook)
+    else:
+        module._register_load_state_dict_pre_hook(hook, with_module=True)
+
+
+def unfused_attention() -> Any:
+    """A context in which ``scaled_dot_product_attention`` consists of matrix products; torch 2.3."""
+    if torch.__version__ < '2.3':
+        return torch.backends.cuda.sdp_kernel(enable_flash=False, enable_math=True, enable_mem_efficient=False)
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    return sdpa_kernel(SDPBackend.MATH)
