@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -47,3 +48,14 @@ def complaint(name, arguments, capsys):
     with pytest.raises((UserError, SystemExit)) as caught:
         tool.main(list(map(str, arguments)))
     return str(caught.value) if issubclass(caught.type, UserError) else capsys.readouterr().err.splitlines()[-1]
+
+
+def interpreter(version):
+    """A working interpreter: this one, one on the PATH, or one beside this one, where version managers install them."""
+    if version == f'{sys.version_info.major}.{sys.version_info.minor}':
+        return sys.executable
+    beside = sorted(Path(sys.base_prefix).parent.glob(f'*{version}*/bin/python{version}'))
+    for path in filter(None, (shutil.which(f'python{version}'), *beside)):
+        if subprocess.run([path, '-c', ''], capture_output=True, check=False).returncode == 0:
+            return path
+    return None

@@ -4,16 +4,15 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from tests.conftest import tiny_config
-from tests.tooling import ROOT, complaint
+from tests.tooling import ROOT, complaint, interpreter
 
 REQUIREMENTS = ROOT / 'requirements'
-PYTHONS = ('3.10', '3.11', '3.12')
+PYTHONS = ('3.10', '3.11', '3.12', '3.13')
 # Requirements of MMEngine and MMCV for networks and registries; their own lists are longer and include OpenCV's GUI.
 PACKAGES = ['mmcv-lite==2.1.0', 'addict', 'yapf', 'platformdirs', 'termcolor', 'rich', 'pyyaml', 'packaging']
 OTHERS = ['matplotlib', 'pillow', 'opencv-python-headless', 'jinja2']
@@ -55,17 +54,6 @@ CHECK = """
     assert all(importlib.util.find_spec(name) is None for name in ('mmdet', 'mmseg', 'mmpretrain'))
     print('built and run on Python', '.'.join(map(str, sys.version_info[:2])))
 """
-
-
-def interpreter(version):
-    """A working interpreter: this one, one on the PATH, or one beside this one, where version managers install them."""
-    if version == f'{sys.version_info.major}.{sys.version_info.minor}':
-        return sys.executable
-    beside = sorted(Path(sys.base_prefix).parent.glob(f'*{version}*/bin/python{version}'))
-    for path in filter(None, (shutil.which(f'python{version}'), *beside)):
-        if subprocess.run([path, '-c', ''], capture_output=True, check=False).returncode == 0:
-            return path
-    return None
 
 
 @pytest.mark.slow
