@@ -7,37 +7,33 @@ import os
 import pickle
 import tarfile
 from collections import OrderedDict
-from collections.abc import Callable
 from contextlib import nullcontext
-from functools import cache, wraps
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, BinaryIO
 
 import torch
 
 TORCH_IS_OLD = torch.__version__ < (2, 6)
+_load = torch.load  # command lines replace it
 
 
-def data_only(load: Callable[..., Any]) -> Callable[..., Any]:
-    """``torch.load``, reading only data; of its arguments, only the file and ``map_location`` are used.
+def load_data(f: str | os.PathLike | BinaryIO, map_location: Any = None, *_: Any, **__: Any) -> Any:
+    """As ``torch.load``, for data only; of its arguments, only the file and ``map_location`` are used.
 
-    The result raises ``pickle.UnpicklingError`` for anything but data, and for TorchScript and tar archives.
+    Raises:
+        pickle.UnpicklingError: The file holds anything but data, or is a TorchScript or tar archive.
     """
-
-    @wraps(load)
-    def load_data(f: str | os.PathLike | BinaryIO, map_location: Any = None, *_: Any, **__: Any) -> Any:
-        with open(f, 'rb') if isinstance(f, (str, os.PathLike)) else nullcontext(f) as file:
-            start = file.tell()
-            # torch and zipfile may disagree about what an archive contains, so its directory is not read.
-            if _contains(file, b'constants.pkl'):
-                raise pickle.UnpicklingError('TorchScript archives are not data')
-            file.seek(start)
-            if tarfile.is_tarfile(file):
-                raise pickle.UnpicklingError('files in the .tar format are not read')
-            file.seek(start)
-            return load(file, map_location, pickle_module=_this_module(), weights_only=False)
-
-    return load_data
+    with open(f, 'rb') if isinstance(f, (str, os.PathLike)) else nullcontext(f) as file:
+        start = file.tell()
+        # torch and zipfile may disagree about what an archive contains, so its directory is not read.
+        if _contains(file, b'constants.pkl'):
+            raise pickle.UnpicklingError('TorchScript archives are not data')
+        file.seek(start)
+        if tarfile.is_tarfile(file):
+            raise pickle.UnpicklingError('files in the .tar format are not read')
+        file.seek(start)
+        return _load(file, map_location, pickle_module=_this_module(), weights_only=False)
 
 
 def _contains(file: BinaryIO, word: bytes) -> bool:

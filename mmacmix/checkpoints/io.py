@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LibraryError, UserError, first_line
-from .data_pickle import TORCH_IS_OLD, data_only, training_state_types
+from .data_pickle import TORCH_IS_OLD, load_data, training_state_types
 from .safetensors_files import is_safetensors, read_safetensors
 
 _CODE = 'it holds Python objects, which could run code, beside its tensors'
@@ -89,7 +89,7 @@ def _load(path: str, map_location: Any) -> Any:
         return read_safetensors(path, map_location)
     try:
         if TORCH_IS_OLD:
-            return data_only(torch.load)(path, map_location)
+            return load_data(path, map_location)
         with _training_state_allowed():
             return torch.load(path, map_location, weights_only=True)
     except Exception as error:

@@ -14,7 +14,7 @@ from mmengine.runner import CheckpointLoader, Runner
 from torch import nn
 
 from ..checkpoints import WeightsError, allow_training_state, load_checkpoint, state_dict_of
-from ..checkpoints.data_pickle import TORCH_IS_OLD, data_only
+from ..checkpoints.data_pickle import TORCH_IS_OLD, load_data
 from ..checkpoints.io import check_fit
 from ..errors import UserError
 from .checkpoint_hook import latest_checkpoint
@@ -33,7 +33,7 @@ def read_only_data() -> None:
     for name in ('TORCH_FORCE_WEIGHTS_ONLY_LOAD', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'):
         os.environ.pop(name, None)
     if TORCH_IS_OLD:
-        torch.load = data_only(torch.load)
+        torch.load = load_data
     else:
         os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'  # makes torch.load ignore weights_only=False
 

@@ -16,6 +16,7 @@ from mmacmix.checkpoints import WeightsError, load_checkpoint, state_dict_of
 from mmacmix.checkpoints.data_pickle import TORCH_IS_OLD
 from mmacmix.checkpoints.io import check_fit
 from mmacmix.layers import WindowACmix
+from tests.conftest import needs_torch
 from tests.tooling import python
 
 
@@ -119,7 +120,7 @@ def test_missing_and_broken_files_are_named(tmp_path):
         load_checkpoint(tmp_path / 'half.pth')
 
 
-@pytest.mark.skipif(TORCH_IS_OLD, reason='torch.load accepts names since torch 2.6')
+@needs_torch('2.6', 'allowing further types by name')
 def test_entries_that_the_process_already_allows_stay_allowed(tmp_path):
     from mmengine.logging import HistoryBuffer
 

@@ -11,7 +11,7 @@ from mmengine.logging import HistoryBuffer
 from torch import nn
 
 from mmacmix.checkpoints import WeightsError, data_pickle, load_checkpoint
-from mmacmix.checkpoints.data_pickle import TORCH_IS_OLD, data_only
+from mmacmix.checkpoints.data_pickle import TORCH_IS_OLD, load_data
 
 from .malicious import CODE, REASONS, load_carelessly, write_malicious
 
@@ -41,14 +41,14 @@ def test_the_replaced_torch_load_runs_no_code(tmp_path, form, opened):
     marker, path = tmp_path / 'ran', tmp_path / 'bad.pth'
     write_malicious(form, {}, path, marker)
     with path.open('rb') as file, pytest.raises(Exception, match='Unsupported global|TorchScript|.tar'):
-        data_only(torch.load)(file if opened else path, weights_only=False)
+        load_data(file if opened else path, weights_only=False)
     assert not marker.exists()
 
 
 def test_a_name_across_the_border_of_two_chunks_is_found(tmp_path):
     (tmp_path / 'file').write_bytes(bytes((1 << 20) - 5) + b'constants.pkl' + bytes(9))
     with open(tmp_path / 'file', 'rb') as file, pytest.raises(pickle.UnpicklingError, match='TorchScript'):
-        data_only(torch.load)(file)
+        load_data(file)
 
 
 def test_a_tar_archive_that_begins_as_a_pickle_is_refused(tmp_path, reader):

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 import torch
+from safetensors import torch as safetensors
 
 from mmacmix.checkpoints import WeightsError, load_checkpoint, state_dict_of
 from mmacmix.checkpoints.safetensors_files import safetensors_bytes
 from mmacmix.errors import LibraryError
 
-safetensors = pytest.importorskip('safetensors.torch')
 STATE_DICT = dict(a=torch.arange(6.0).view(2, 3), b=torch.ones(2, dtype=torch.bfloat16))
 
 
