@@ -50,7 +50,6 @@ class Stack:
         python: Version of Python.
         torch: Requirements for PyTorch and torchvision; three signs ask for exactly PyPI's build.
         numpy: Requirement for NumPy.
-        hosts: Install MMDetection and MMSegmentation.
         compiled: Compile MMCV's operators instead of standing in for them.
         tests: Arguments of pytest.
     """
@@ -58,13 +57,12 @@ class Stack:
     python: str
     torch: tuple[str, ...]
     numpy: str = 'numpy==1.26.4'
-    hosts: bool = True
     compiled: bool = False
     tests: tuple[str, ...] = HOSTS
 
 
 STACKS = {
-    'oldest': Stack('3.10', ('torch===2.1.2',), hosts=False, tests=CORE),
+    'oldest': Stack('3.10', ('torch===2.1.2', 'torchvision===0.16.2'), tests=CORE),
     'torch-2.1': Stack('3.10', ('torch===2.1.2', 'torchvision===0.16.2'), compiled=True),
     'torch-2.4': Stack('3.11', ('torch===2.4.1', 'torchvision===0.19.1')),
     'newest': Stack('3.12', ('torch', 'torchvision'), 'numpy'),
@@ -135,11 +133,10 @@ def versions(python: Path, folder: Path) -> tuple[str, ...]:
 
 def build(stack: Stack, folder: Path) -> Path:
     """The interpreter of the stack's environment, which is built if its requirements have changed."""
-    hosts = OPENMMLAB if stack.hosts else OPENMMLAB[:1]
     setuptools = 'setuptools==69.5.1' if stack.python < '3.12' else 'setuptools<81'  # has pkg_resources
     installs = [(*stack.torch, stack.numpy, setuptools, 'wheel', 'ninja', 'psutil', 'packaging')]
     installs.append(COMPILED if stack.compiled else ('--no-deps', 'mmcv-lite==2.1.0'))
-    installs.append((*stack.torch, stack.numpy, *hosts, 'addict', 'yapf', 'platformdirs', 'pyyaml', 'rich', *TOOLS))
+    installs.append((*stack.torch, stack.numpy, *OPENMMLAB, 'addict', 'yapf', 'platformdirs', 'pyyaml', 'rich', *TOOLS))
     python, ready = folder / 'venv' / 'bin' / 'python', folder / 'ready.json'
     recipe = json.dumps(installs)
     if ready.exists() and ready.read_text() == recipe:
@@ -155,7 +152,7 @@ def build(stack: Stack, folder: Path) -> Path:
     # MMEngine requires OpenCV with a GUI, which does not import on servers without libGL.
     run([python, '-m', 'pip', 'uninstall', '--quiet', '--yes', 'opencv-python'], folder)
     run([*pip, '--force-reinstall', '--no-deps', TOOLS[-1]], folder)
-    if stack.hosts and not stack.compiled:
+    if not stack.compiled:
         run([python, '-m', 'mmacmix.mmcv_ext'], folder)
     ready.write_text(recipe)
     return python
