@@ -312,7 +312,7 @@ class Installer:
             self.step -= 1
             self.say(' torchvision has no operators for this torch: mmcv is compiled')
             mmcv_build.check(self.mmcv, self.installed_torch(), self.base_python)
-        started = self.begin(self.mmcv + ' with its operators compiled (on two cores 3 to 6 minutes; with CUDA 15)')
+        started = self.begin(self.mmcv + ' with its operators compiled (on two cores 3 to 6 minutes; with CUDA 20)')
         self.environment.uninstall('mmcv', 'mmcv-lite')
         mmcv_build.build(self.environment, self.mmcv)
         self.end(started)
