@@ -8,7 +8,8 @@
 # make lock     update the locked versions to match the requirements; with UPGRADE=1, upgrade all that are not pinned
 #
 # LANE=onedl uses the maintained forks of the OpenMMLab packages, in a separate environment.
-# PYTHON=/path/to/python3 sets the interpreter; its torch is used if it has one.
+# PYTHON=/path/to/python3 sets the interpreter; its torch and mmcv are used if it has them.
+# MMCV=compiled compiles mmcv's operators; by default, that is done beside a CPU build of torch only.
 
 LANE ?= openmmlab
 VENV := $(if $(filter openmmlab,$(LANE)),.venv,.venv-$(LANE))
@@ -20,8 +21,8 @@ WORK_DIR ?= work_dirs/shapes
 .PHONY: setup train test test-all notebook docs lint lock
 
 setup:
-	@command -v $(or $(PYTHON),python3) > /dev/null || { echo "set-up: mmacmix needs Python 3.10, 3.11 or 3.12, but $(or $(PYTHON),python3) was not found: install it, or name another with PYTHON=/path/to/python3." >&2; exit 1; }
-	@$(or $(PYTHON),python3) requirements/install.py --lane $(LANE) $(if $(PYTHON),--python $(PYTHON))
+	@command -v $(or $(PYTHON),python3) > /dev/null || { echo "set-up: mmacmix needs Python 3.10 to 3.13, but $(or $(PYTHON),python3) was not found: install it, or name another with PYTHON=/path/to/python3." >&2; exit 1; }
+	@$(or $(PYTHON),python3) requirements/install.py --lane $(LANE) $(if $(PYTHON),--python $(PYTHON)) $(if $(MMCV),--mmcv $(MMCV))
 
 $(SHAPES)/annotations/instances_val.json: | setup
 	@$(RUN); python tools/make_shapes.py $(SHAPES)
@@ -29,7 +30,7 @@ $(SHAPES)/annotations/instances_val.json: | setup
 # On a CPU, two processes with one thread each train this small network faster than one process with two threads. A GPU
 # is used by one process. The total batch is 4 images in both cases.
 train: setup $(SHAPES)/annotations/instances_val.json
-	@$(RUN); if python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+	@$(RUN); if python requirements/device.py; then \
 	    tools/train.py $(CONFIG) --work-dir $(WORK_DIR); \
 	else \
 	    tools/dist_train.sh $(CONFIG) 2 --work-dir $(WORK_DIR) --cfg-options train_dataloader.batch_size=2; \

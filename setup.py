@@ -44,12 +44,23 @@ setup(
     python_requires='>=3.10',
     # MMEngine and MMCV are not required here, as they have several distributions (mmcv, mmcv-lite, onedl-mmcv).
     # Importing the package reports missing ones.
-    install_requires=['torch>=2.6', 'numpy', 'jinja2'],
+    install_requires=['torch>=2.1', 'numpy', 'jinja2'],
+    # The lanes compile mmcv, in C++17, which the headers of torch 2.14 refuse.
     extras_require={
-        'openmmlab': ['mmengine>=0.10.7', 'mmcv==2.1.0', 'mmdet==3.3.0', 'mmsegmentation==1.2.2', 'ftfy', 'regex'],
+        'openmmlab': [
+            'torch<2.14',
+            'mmengine>=0.10.7',
+            'mmcv==2.1.0',
+            'mmdet==3.3.0',
+            'mmsegmentation==1.2.2',
+            'ftfy',
+            'regex',
+        ],
         'imagenet': ['mmpretrain==1.2.0'],
+        'safetensors': ['safetensors'],
         'export': ['onnx', 'onnxscript', 'onnxruntime'],
         'onedl': [
+            'torch<2.14',
             'onedl-mmengine==0.10.12',
             'onedl-mmcv==2.3.6',
             'onedl-mmdetection==3.5.1',

@@ -1,51 +1,65 @@
 #!/usr/bin/env python3
 """Set up a virtual environment with mmacmix and one lane of OpenMMLab packages.
 
-    python3 requirements/install.py [--lane openmmlab|onedl] [--python INTERPRETER]
+    python3 requirements/install.py [--lane openmmlab|onedl] [--python INTERPRETER] [--mmcv compiled]
 
 The environment is `.venv` (lane onedl: `.venv-onedl`) in the root of the checkout, with the versions
 of the lane's lock. A second run does nothing. The script needs only the standard library, and parses
 on old interpreters, so that they can report what is wrong.
 
-A torch that the chosen interpreter already has, such as a GPU build, is used as it is: the new
-environment can import the packages of the interpreter's environment, after its own, and does not
-change them.
+A torch that the chosen interpreter already has is used as it is, and so is its mmcv if that has
+operators: the new environment can import the packages of the interpreter's environment, after its own,
+and does not change them.
+
+Otherwise mmcv's operators depend on the build of torch. Beside one with CUDA, nothing is compiled:
+mmcv-lite gets operators that run on those of torchvision (`python -m mmacmix.mmcv_ext`). Beside a CPU
+build, for which PyPI's torchvision has no operators, mmcv is compiled. With `--mmcv compiled` it is
+compiled beside any.
 """
 
 import argparse
 import hashlib
+import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+import mmcv_build
+from environment import ROOT, Environment, SetupError, output_or_none, read, release, write
+
 REQUIREMENTS = os.path.join(ROOT, 'requirements')
-PYTHON_VERSIONS = ('3.12', '3.11', '3.10')
+PYTHON_VERSIONS = ('3.12', '3.11', '3.10', '3.13')
 LANES = ('openmmlab', 'onedl')
-OLDEST_TORCH = (2, 6)
+OLDEST_TORCH, OLDEST_TESTED_TORCH = (2, 0), (2, 1)
+OLDEST_TORCH_FOR_TRITON = (2, 4)
+MMCV_OF_MMDET = ((2, 0), (2, 2))  # mmdet 3.3 asserts a version from the first to below the second
+# Of torch 2.13: what to say before the download, and the free disk space in GB that the environment needs.
+CUDA_BUILD = ('PyTorch for NVIDIA GPUs, which also runs on CPUs; 2.7 GB to download, 4.7 GB installed', 6)
+CPU_BUILD = ('PyTorch for CPUs; about 0.2 GB to download', 3)
+UNKNOWN_BUILD = ('PyTorch; 2.7 GB to download if it is a build with CUDA, 0.2 GB without', 3)
 STEPS = 5
-# Installed with exact versions, not constrained by the lock: an existing torch stays and brings its own triton, and
-# torch may require a setuptools with which mmcv cannot be built.
+# Not constrained by the lock: an existing torch stays and brings its own triton, and torch may require a setuptools
+# with which mmcv cannot be built.
 UNCONSTRAINED = ('setuptools', 'torch', 'triton')
 BASE_FILE = '.base'  # in an environment; contains the path of its base interpreter
-NETWORK_ERRORS = (
-    'NewConnectionError',
-    'ConnectTimeoutError',
-    'ReadTimeoutError',
-    'NameResolutionError',
-    'ProxyError',
-    'Temporary failure in name resolution',
-    'Network is unreachable',
-)
-
-
-class SetupError(Exception):
-    """The message is one sentence: what is missing, and what to do."""
+# Prints three lines about the first mmcv on the path: its version, whether its operators have CUDA just as torch does,
+# and their file. Fails if they do not load. mmcv itself is not imported, as OpenCV may need to be replaced first.
+FIND_MMCV = """
+import importlib.util, os, runpy, torch
+from importlib.machinery import PathFinder
+folder = os.path.dirname(importlib.util.find_spec('mmcv').origin)
+spec = PathFinder.find_spec('_ext', [folder])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+print(runpy.run_path(os.path.join(folder, 'version.py'))['__version__'])
+print((module.get_compiling_cuda_version() != 'not available') == bool(torch.version.cuda))
+print(spec.origin)
+"""
+FIND_TORCHVISION = 'import importlib.util as u; print(u.find_spec("torchvision"))'
+TRY_TORCHVISION = 'import torch, torchvision; torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)'
 
 
 def main():
@@ -54,12 +68,15 @@ def main():
     parser.add_argument(
         '--python', default='', help='base interpreter; default: the running one if its version is supported'
     )
+    parser.add_argument('--mmcv', default='', help="compiled: compile mmcv's operators beside any torch")
     args = parser.parse_args()
     try:
         if args.lane not in LANES:
             raise SetupError("unknown lane '{}': use LANE=openmmlab or LANE=onedl.".format(args.lane))
+        if args.mmcv not in ('', 'compiled'):
+            raise SetupError("unknown source of operators '{}': use MMCV=compiled, or leave it out.".format(args.mmcv))
         python = find_python(args.python)
-        Installer(args.lane, python, named=bool(args.python)).run()
+        Installer(args.lane, python, named=bool(args.python), compiled=bool(args.mmcv)).run()
     except SetupError as error:
         sys.exit('set-up: {}'.format(error))
     except KeyboardInterrupt:
@@ -67,7 +84,7 @@ def main():
 
 
 def find_python(wanted):
-    """Path of a Python 3.10-3.12: `wanted` if given, else the running one, else one on the PATH."""
+    """Path of a Python 3.10-3.13: `wanted` if given, else the running one, else one on the PATH."""
     candidates = [wanted] if wanted else [sys.executable] + ['python' + version for version in PYTHON_VERSIONS]
     found = []
     for name in candidates:
@@ -78,7 +95,7 @@ def find_python(wanted):
             return base_of_own_environment(path)
         found.append('{} is {}'.format(name, 'Python ' + version if version else 'not usable'))
     raise SetupError(
-        'mmacmix needs Python 3.10, 3.11 or 3.12 ({}); name one with PYTHON=/path/to/python3.'.format(', '.join(found))
+        'mmacmix needs Python 3.10 to 3.13 ({}); name one with PYTHON=/path/to/python3.'.format(', '.join(found))
     )
 
 
@@ -90,22 +107,6 @@ def base_of_own_environment(python):
     venv = os.path.dirname(os.path.dirname(os.path.abspath(python)))
     base = read(os.path.join(venv, BASE_FILE)) if os.path.dirname(venv) == ROOT else ''
     return base or python
-
-
-def read(path):
-    """The text of a file, empty if it does not exist."""
-    if not os.path.exists(path):
-        return ''
-    with open(path) as file:
-        return file.read()
-
-
-def output_or_none(command):
-    """The standard output of a command, or None if it fails."""
-    try:
-        return subprocess.check_output(command, stderr=subprocess.DEVNULL, universal_newlines=True).strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def pins(name):
@@ -122,61 +123,65 @@ def name_of(requirement):
 class Installer:
     """Fills one environment in steps that can be repeated."""
 
-    def __init__(self, lane, python, named):
+    def __init__(self, lane, python, named, compiled=False):
         self.lane, self.base_python, self.named = lane, os.path.abspath(python), named
         self.venv = os.path.join(ROOT, '.venv' if lane == 'openmmlab' else '.venv-' + lane)
-        self.python = os.path.join(self.venv, 'bin', 'python')
-        self.log = os.path.join(self.venv, 'install.log')
+        self.environment = Environment(self.venv)
         self.ready = os.path.join(self.venv, '.ready')
         self.base = os.path.join(self.venv, BASE_FILE)
-        self.constraints = os.path.join(self.venv, 'constraints.txt')
+        self.compiled_file = os.path.join(self.venv, '.compiled')  # exists if compiling was asked for
+        self.compiled = compiled or os.path.exists(self.compiled_file)
         if not named:
             self.base_python = read(self.base) or self.base_python
+        (self.mmcv,) = [pin for pin in pins(lane) if pin.split('==')[0] in ('mmcv', 'onedl-mmcv')]
         self.step = 0
 
     def run(self):
-        fingerprint = self.fingerprint()
-        if self.is_ready(fingerprint):
+        if self.is_ready():
             return
         started = time.time()
-        self.say(
-            'Setting up {} with lane {} (once; about 8 minutes on two cores).'.format(
-                os.path.relpath(self.venv), self.lane
-            )
-        )
-        (mmcv,) = [pin for pin in pins(self.lane) if pin.split('==')[0] in ('mmcv', 'onedl-mmcv')]
-        others = [pin for pin in pins(self.lane) if pin != mmcv]
+        self.say('Setting up {} with lane {} (once).'.format(os.path.relpath(self.venv), self.lane))
+        others = [pin for pin in pins(self.lane) if pin != self.mmcv]
         build = pins('build') + [pin for pin in others if pin.split('==')[0] in ('numpy', 'setuptools')]
         self.create_environment()
         self.install_torch()
         # After torch, which may upgrade setuptools to a version with which mmcv cannot be built.
         self.install('build tools and numpy', build)
-        self.build_mmcv(mmcv)
+        mmcv = self.install_mmcv()
         self.install(
             'MMDetection, MMSegmentation, MMPretrain, tools for tests, mmacmix',
-            others + pins('build') + pins('dev'),
+            mmcv + others + pins('build') + pins('dev'),
             self.install_without_libgl,
             self.install_torchvision,
             self.install_triton,
             self.install_mmacmix,
         )
+        if mmcv and mmcv[0].startswith('mmcv-lite'):
+            self.install_stand_in()
         self.check()
-        with open(self.ready, 'w') as stamp:
-            stamp.write(fingerprint)
+        if self.compiled:
+            write(self.compiled_file, '')
+        write(self.ready, self.fingerprint(self.installed_torch()))
         self.say('Set-up done in {}.'.format(minutes(time.time() - started)))
+        subprocess.call([self.environment.python, os.path.join(REQUIREMENTS, 'device.py')])
 
-    def fingerprint(self):
+    def fingerprint(self, torch):
         """A hash of everything that determines the installed versions."""
-        digest = hashlib.sha256((ROOT + self.lane).encode())
+        digest = hashlib.sha256(' '.join([ROOT, self.lane, str(self.compiled), torch]).encode())
         for name in ('build', 'torch', 'torchvision', 'triton', 'dev', self.lane, 'lock-' + self.lane):
             digest.update('\n'.join(pins(name)).encode())
         digest.update(read(os.path.join(ROOT, 'setup.py')).encode())
         return digest.hexdigest()
 
-    def is_ready(self, fingerprint):
-        if read(self.ready) != fingerprint or (self.named and not self.is_built_on_base()):
+    def installed_torch(self):
+        """The version of torch in the environment's metadata, read without importing it."""
+        return self.environment.ask('from importlib.metadata import version; print(version("torch"))')
+
+    def is_ready(self):
+        if not os.path.exists(self.ready) or (self.named and not self.is_built_on_base()):
             return False
-        return output_or_none([self.python, '-c', 'print(1)']) == '1'
+        torch = self.installed_torch()
+        return torch is not None and read(self.ready) == self.fingerprint(torch)
 
     def is_built_on_base(self):
         return read(self.base) == self.base_python
@@ -185,28 +190,10 @@ class Installer:
 
     def create_environment(self):
         started = self.begin('virtual environment on {}'.format(self.base_python))
-        compiler = os.environ.get('CXX', 'c++')
-        if not shutil.which(shlex.split(compiler)[0]):
-            raise SetupError(
-                "mmcv's operators need a C++ compiler and '{}' is not on the PATH: install one "
-                '(Debian and Ubuntu: apt install g++) or name it with CXX.'.format(compiler)
-            )
-        headers = output_or_none(
-            [
-                self.base_python,
-                '-c',
-                'import os, sysconfig; print(os.path.exists(os.path.join('
-                'sysconfig.get_paths()["include"], "Python.h")))',
-            ]
-        )
-        if headers != 'True':
-            raise SetupError(
-                "{} has no C headers (Python.h), which mmcv's operators need: install them "
-                '(Debian and Ubuntu: apt install python3-dev).'.format(self.base_python)
-            )
         if os.path.exists(self.ready):
             os.remove(self.ready)
-        if not self.is_built_on_base() or output_or_none([self.python, '-m', 'pip', '--version']) is None:
+        pip = [self.environment.python, '-m', 'pip', '--version']
+        if not self.is_built_on_base() or output_or_none(pip) is None:
             command = [self.base_python, '-m', 'venv', '--clear', self.venv]
             if subprocess.call(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
                 raise SetupError(
@@ -214,8 +201,7 @@ class Installer:
                     '(Debian and Ubuntu: apt install python3-venv).'.format(self.base_python)
                 )
         self.link_torch_of_base()
-        with open(self.base, 'w') as file:
-            file.write(self.base_python)
+        write(self.base, self.base_python)
         self.end(started)
 
     def link_torch_of_base(self):
@@ -223,155 +209,170 @@ class Installer:
         find = 'import os, torch; print(os.path.dirname(os.path.dirname(torch.__file__)))'
         folder = output_or_none([self.base_python, '-c', find])
         if folder and not folder.startswith(self.venv + os.sep):
-            site = output_or_none([self.python, '-c', 'import sysconfig; print(sysconfig.get_paths()["purelib"])'])
-            with open(os.path.join(site, 'base_environment.pth'), 'w') as link:
-                link.write(folder + '\n')
+            site = self.environment.ask('import sysconfig; print(sysconfig.get_paths()["purelib"])')
+            write(os.path.join(site, 'base_environment.pth'), folder + '\n')
 
     def install_torch(self):
-        version = output_or_none([self.python, '-c', 'import torch; print(torch.__version__)'])
-        if version and tuple(int(part) for part in version.split('.')[:2]) < OLDEST_TORCH:
+        version = self.environment.ask('import torch; print(torch.__version__)')
+        if version and release(version) < OLDEST_TORCH:
             raise SetupError(
-                '{} has torch {}, but reading checkpoints safely needs {}.{} or newer: upgrade it, or name another '
-                'Python with PYTHON=/path/to/python3.'.format(self.base_python, version, *OLDEST_TORCH)
+                '{} has torch {}, but mmacmix needs 2.1 or newer: upgrade it, or name another Python with '
+                'PYTHON=/path/to/python3.'.format(self.base_python, version)
             )
         self.write_constraints(version)
         if version:
+            self.check_build(version)
             self.begin('torch {} is installed already and stays'.format(version))
-            print()
-        else:
-            self.install(pins('torch')[0], pins('torch'))
+            old = release(version) < OLDEST_TESTED_TORCH
+            self.say(' (mmacmix is tested with 2.1 and newer: expect that something is missing)' if old else '')
+            return
+        planned, (purpose, gigabytes) = self.planned_torch()
+        self.check_build(planned)
+        free = shutil.disk_usage(self.venv).free / 1e9
+        if free < gigabytes:
+            raise SetupError(
+                'The environment needs about {} GB, and the disk of {} has {:.1f} GB left: make room, or use a '
+                'checkout on another disk.'.format(gigabytes, self.venv, free)
+            )
+        self.install('{}: {}'.format(pins('torch')[0], purpose), pins('torch'))
+        self.write_constraints(self.installed_torch())
+
+    def planned_torch(self):
+        """The version of the torch that pip would install, empty if unknown, and what there is to say of it."""
+        found = self.planned(pins('torch'))
+        version = found.get('torch', '')
+        if any(name.startswith('nvidia-') for name in found):
+            return version, CUDA_BUILD
+        return version, CPU_BUILD if version and version.split('+')[-1] in (version, 'cpu') else UNKNOWN_BUILD
+
+    def planned(self, requirements):
+        """What pip would install, {name: version}; empty if it cannot tell, as those older than 22.2."""
+        report = os.path.join(self.venv, 'report.json')
+        command = self.environment.pip_install('--quiet', '--dry-run', '--report', report, *requirements)
+        if self.environment.call(command):
+            if self.environment.network_failed():
+                raise self.environment.failure('pip')
+            return {}
+        found = [each['metadata'] for each in json.loads(read(report))['install']]
+        return {name_of(each['name']): each['version'] for each in found}
 
     def write_constraints(self, torch):
-        """Write the lane's lock for pip. A torch of another version keeps the packages that it requires."""
-        unconstrained = set(UNCONSTRAINED)
-        if torch and 'torch==' + torch.split('+')[0] not in pins('torch'):
-            show = 'from importlib.metadata import requires; print(*requires("torch"), sep="\\n")'
-            required = output_or_none([self.python, '-c', show]) or ''
-            unconstrained.update(['torchvision'], [name_of(line) for line in required.splitlines()])
-        with open(self.constraints, 'w') as file:
-            file.writelines(pin + '\n' for pin in pins('lock-' + self.lane) if name_of(pin) not in unconstrained)
+        """Write the lane's lock for pip, and the torch that must stay.
 
-    def build_mmcv(self, mmcv):
-        _package, version = mmcv.split('==')
-        started = self.begin(
-            '{} with its compiled operators (3 to 6 minutes on two cores, more than 20 if the '
-            "compiler can't precompile headers)".format(mmcv)
-        )
-        if output_or_none([self.python, '-c', 'import mmcv, mmcv._ext; print(mmcv.__version__)']) != version:
-            with tempfile.TemporaryDirectory() as folder:
-                environment = dict(os.environ, MMCV_WITH_OPS='1', FORCE_MMCV='1')
-                environment.setdefault('MAX_JOBS', str(os.cpu_count() or 1))
-                flags = self.precompile_torch_headers(folder)
-                # mmcv's requirements, which its build does not need, are installed with the host libraries.
-                command = self.pip_install('--no-build-isolation', mmcv)
-                environment.update(CFLAGS=flags, CXXFLAGS=flags)
-                if self.call(command, environment) and '-include' in flags:
-                    self.say('      the build with precompiled headers failed; building without them')
-                    environment.update(CFLAGS='-g0 -O2', CXXFLAGS='-g0 -O2')
-                    if self.call(command, environment):
-                        raise self.failure('Building ' + mmcv)
-        self.end(started)
-
-    def precompile_torch_headers(self, folder):
-        """Compiler flags for mmcv's build, whose 77 files then share torch's precompiled headers.
-
-        Compilers other than g++ get plain flags. g++ ignores precompiled headers that do not match its options.
+        A torch of another version than the locked one keeps the packages that it requires.
         """
-        plain = '-g0 -O2'
-        header = os.path.join(folder, 'torch_types.h')
-        with open(header, 'w') as source:
-            source.write('#include <torch/types.h>\n')
-        compile_header = (
-            'import os, subprocess, sys\n'
-            'from setuptools._distutils.ccompiler import new_compiler\n'
-            'from setuptools._distutils.sysconfig import customize_compiler\n'
-            'from torch.utils.cpp_extension import include_paths\n'
-            'compiler = new_compiler(); customize_compiler(compiler)\n'
-            'cxx = os.environ.get("CXX", "c++").split()\n'
-            'assert b"Free Software Foundation" in subprocess.check_output(cxx + ["--version"])\n'
-            'flags = compiler.compiler_so[1:] + ["-std=c++17", "-DTORCH_API_INCLUDE_EXTENSION_H", '
-            '"-DTORCH_EXTENSION_NAME=_ext"] + ["-I" + path for path in include_paths()]\n'
-            'sys.exit(subprocess.call(cxx + ["-x", "c++-header"] + flags + [sys.argv[1]]))\n'
-        )
-        environment = dict(os.environ, CFLAGS=plain)
-        if self.call([self.python, '-c', compile_header, header], environment):
-            return plain
-        return '{} -include {}'.format(plain, header)
+        unconstrained = set(UNCONSTRAINED)
+        if torch and 'torch==' + torch.split('+')[0] not in [pin.replace('===', '==') for pin in pins('torch')]:
+            show = 'from importlib.metadata import requires; print(*requires("torch"), sep="\\n")'
+            required = self.environment.ask(show) or ''
+            unconstrained.update(['torchvision'], [name_of(line) for line in required.splitlines()])
+        lines = [pin for pin in pins('lock-' + self.lane) if name_of(pin) not in unconstrained]
+        if torch:
+            lines.append('torch==' + torch)
+        write(self.environment.constraints, '\n'.join(lines) + '\n')
+
+    def check_build(self, torch):
+        """Before anything large is downloaded: if mmcv is to be compiled, can it be?"""
+        if self.is_to_be_compiled(torch) and not self.mmcv_that_stays():
+            mmcv_build.check(self.mmcv, torch, self.base_python)
+
+    def is_to_be_compiled(self, torch):
+        return self.compiled or self.lane == 'onedl' or '+cpu' in torch
+
+    def mmcv_that_stays(self):
+        """The version of an installed mmcv that is used as it is, and whether set-up installed it; or None."""
+        found = (self.environment.ask(FIND_MMCV) or '').splitlines()
+        if len(found) != 3:
+            return None
+        version, fits_cuda, operators = found
+        own = operators.startswith(self.venv + os.sep)
+        if own or self.lane == 'onedl':
+            stays = self.mmcv.endswith('mmcv==' + version) and fits_cuda == 'True' and not operators.endswith('.py')
+        else:
+            stays = not self.compiled and MMCV_OF_MMDET[0] <= release(version) < MMCV_OF_MMDET[1]
+        return (version, own) if stays else None
+
+    def install_mmcv(self):
+        """Install mmcv if needed, and return, in a list, the requirement whose dependencies are still missing."""
+        found = self.mmcv_that_stays()
+        if found:
+            version, own = found
+            self.begin('mmcv {} is installed already, has operators and stays'.format(version))
+            self.say('')
+            return [self.mmcv] if own else []
+        if not self.is_to_be_compiled(self.installed_torch()):
+            lite = self.mmcv.replace('mmcv==', 'mmcv-lite==')
+            started = self.begin(lite + ', whose operators will run on those of torchvision')
+            if self.has_torchvision():
+                self.environment.uninstall('mmcv')
+                self.environment.pip('--no-deps', '--ignore-installed', lite)
+                self.end(started)
+                return [lite]
+            self.environment.uninstall('torchvision')
+            self.step -= 1
+            self.say(' torchvision has no operators for this torch: mmcv is compiled')
+            mmcv_build.check(self.mmcv, self.installed_torch(), self.base_python)
+        started = self.begin(self.mmcv + ' with its operators compiled (on two cores 3 to 6 minutes; with CUDA 20)')
+        self.environment.uninstall('mmcv', 'mmcv-lite')
+        mmcv_build.build(self.environment, self.mmcv)
+        self.end(started)
+        return [self.mmcv]
+
+    def has_torchvision(self):
+        """Whether torchvision's operators work, after it has been installed if it was missing."""
+        if self.environment.ask(FIND_TORCHVISION) == 'None':
+            self.environment.pip('--no-deps', self.torchvision_of_torch(), 'pillow')
+        return self.environment.ask(TRY_TORCHVISION) is not None
+
+    def torchvision_of_torch(self):
+        """A requirement for the torchvision that belongs to the installed torch."""
+        planned = self.planned(['torchvision']).get('torchvision')
+        minor = release(self.installed_torch())[1]  # torch 2.6 goes with 0.21, 2.13 with 0.28
+        return 'torchvision==' + (planned or '0.{}.*'.format(minor + 15))
+
+    def install_stand_in(self):
+        """Give mmcv-lite its operators."""
+        if self.environment.call([self.environment.python, '-m', 'mmacmix.mmcv_ext']):
+            raise SetupError(self.environment.last_output().strip().splitlines()[-1])
 
     def install_without_libgl(self):
         """Replace mmcv's OpenCV by one without a GUI if it cannot be imported: bare servers lack libGL."""
-        version = output_or_none(
-            [self.python, '-c', 'from importlib.metadata import version; print(version("opencv-python"))']
-        )
-        if version and output_or_none([self.python, '-c', 'import cv2; print(1)']) is None:
-            self.pip(['--no-deps', '--force-reinstall', 'opencv-python-headless==' + version])
+        version = self.environment.ask('from importlib.metadata import version; print(version("opencv-python"))')
+        if version and self.environment.ask('import cv2; print(1)') is None:
+            self.environment.pip('--no-deps', '--force-reinstall', 'opencv-python-headless==' + version)
 
     def install_torchvision(self):
         """Install torchvision, which MMPretrain imports, in a separate folder known to the tests of ImageNet configs.
 
-        It has operators only for GPU builds of torch, and other packages fail if they find it without them.
+        Beside a CPU build of torch it has no operators, and other packages fail if they find it without them.
         """
-        look = 'import importlib.util as u, torch; print(torch.__version__.split(".")[1], u.find_spec("torchvision"))'
-        minor, found = (output_or_none([self.python, '-c', look]) or '0 -').split(' ', 1)
-        if found == 'None':
-            wanted = 'torchvision==0.{}.*'.format(int(minor) + 15)  # torch 2.6 goes with 0.21
-            self.pip(['--no-deps', '--upgrade', '--target', os.path.join(self.venv, 'torchvision'), wanted])
+        if self.environment.ask(FIND_TORCHVISION) == 'None':
+            target = os.path.join(self.venv, 'torchvision')
+            self.environment.pip('--no-deps', '--upgrade', '--target', target, self.torchvision_of_torch())
 
     def install_triton(self):
         """GPU builds of torch bring Triton; with others, its interpreter runs the kernels on the CPU in tests."""
-        if output_or_none([self.python, '-c', 'import triton; print(1)']) != '1':
-            self.pip(['--no-deps', *pins('triton')])
+        if release(self.installed_torch()) < OLDEST_TORCH_FOR_TRITON:
+            return
+        if self.environment.ask('import triton; print(1)') != '1':
+            self.environment.pip('--no-deps', *pins('triton'))
 
     def install_mmacmix(self):
-        self.pip(['--no-deps', '--no-build-isolation', '--editable', ROOT])
+        self.environment.pip('--no-deps', '--no-build-isolation', '--editable', ROOT)
 
     def check(self):
-        command = [self.python, '-c', 'import mmcv.ops, mmdet, mmacmix']
-        if self.call(command):
-            raise self.failure('Importing the installed packages')
+        command = [self.environment.python, '-c', 'import mmcv.ops, mmdet, mmacmix']
+        if self.environment.call(command):
+            raise self.environment.failure('Importing the installed packages')
 
-    # -- plumbing ------------------------------------------------------------------------------------
+    # -- output --------------------------------------------------------------------------------------
 
     def install(self, what, requirements, *then):
         started = self.begin(what)
-        self.pip(requirements)
+        self.environment.pip(*requirements)
         for action in then:
             action()
         self.end(started)
-
-    def pip(self, arguments):
-        if self.call(self.pip_install('--retries', '2', *arguments)):
-            raise self.failure('pip')
-
-    def pip_install(self, *arguments):
-        return [self.python, '-m', 'pip', 'install', '--constraint', self.constraints, *arguments]
-
-    def call(self, command, environment=None):
-        """Run a command with its output in the log, and return its exit status."""
-        with open(self.log, 'a') as log:
-            log.write('\n$ {}\n'.format(' '.join(shlex.quote(word) for word in command)))
-            log.flush()
-            return subprocess.call(
-                command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=ROOT, stdin=subprocess.DEVNULL
-            )
-
-    def failure(self, what):
-        with open(self.log) as log:
-            last = log.read().rsplit('\n$ ', 1)[-1]
-        if any(word in last for word in NETWORK_ERRORS):
-            return SetupError(
-                'No package index could be reached: connect to the network, or name an index that can '
-                'be reached with PIP_INDEX_URL, and run the same command again.'
-            )
-        lines = [line.strip() for line in last.splitlines()]
-        errors = [line for line in lines if re.match(r'\w+Error\b', line)] or [
-            line for line in lines if 'error' in line.lower()
-        ]
-        return SetupError(
-            '{} failed{}; the full output is in {}.'.format(
-                what, ' (' + errors[0][:200] + ')' if errors else '', os.path.relpath(self.log)
-            )
-        )
 
     def say(self, text):
         print(text, flush=True)
@@ -382,7 +383,7 @@ class Installer:
         return time.time()
 
     def end(self, started):
-        print(' ' + minutes(time.time() - started), flush=True)
+        self.say(' ' + minutes(time.time() - started))
 
 
 def minutes(seconds):

@@ -1,6 +1,8 @@
 """Guards the content of the wheel and source archive, and that the installed wheel works without a checkout."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 PIP = [sys.executable, '-m', 'pip', '--disable-pip-version-check']
@@ -80,6 +83,33 @@ def test_the_wheel_contains_only_the_package(source, wheel):
     # The folder of the licence depends on the version of setuptools.
     kinds = sorted(Path(name).name for name in metadata if '.dist-info/' in name)
     assert len(metadata) == 5 and kinds == ['LICENSE', 'METADATA', 'RECORD', 'WHEEL', 'top_level.txt']
+
+
+@pytest.mark.parametrize('version', ['2.1.2+cu121', '2.15.0'])
+def test_the_wheel_changes_no_torch(wheel, version, tmp_path, monkeypatch):
+    run(sys.executable, '-m', 'venv', '--without-pip', tmp_path / 'venv')
+    (site,) = (tmp_path / 'venv').glob('lib/python*/site-packages')
+    for name, number in dict(torch=version, numpy='1.26.4', jinja2='3.1.6').items():
+        metadata = site / f'{name}-{number}.dist-info' / 'METADATA'
+        metadata.parent.mkdir()
+        metadata.write_text(f'Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n')
+    pip = [*PIP, '--python', tmp_path / 'venv' / 'bin' / 'python', 'install', '--no-index', '--dry-run', '--quiet']
+    monkeypatch.setenv('PIP_CONFIG_FILE', os.devnull)  # which may name folders with other builds of torch
+    monkeypatch.delenv('PIP_FIND_LINKS', raising=False)
+    report = json.loads(run(*pip, '--report', '-', wheel))
+    assert [each['metadata']['name'] for each in report['install']] == ['mmacmix']
+
+
+@pytest.mark.parametrize('lane', ['openmmlab', 'onedl'])
+def test_the_extras_that_compile_mmcv_exclude_a_torch_that_needs_cxx20(wheel, lane):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith('.dist-info/METADATA'))
+        found = map(Requirement, re.findall('^Requires-Dist: (.*)$', archive.read(name).decode(), re.MULTILINE))
+    torch = [
+        each for each in found if each.name == 'torch' and (not each.marker or each.marker.evaluate({'extra': lane}))
+    ]
+    assert all('2.13.0' in each.specifier for each in torch)
+    assert not all('2.14.0' in each.specifier for each in torch)
 
 
 def test_the_source_archive_contains_its_sources_and_builds_an_equal_wheel(source, wheel, tmp_path):
