@@ -2,6 +2,7 @@
 # make train    train and evaluate Mask R-CNN with ACmix on generated images, and draw its predictions
 # make test     run all tests except slow ones
 # make test-all run all tests
+# make matrix   run the tests with other versions of the libraries, in build/matrix
 # make notebook run the tutorial, in under three minutes
 # make docs     build the documentation in build/site
 # make lint     check style and formatting
@@ -18,7 +19,7 @@ RUN := export PATH="$(BIN):$$PATH"
 CONFIG := configs/shapes/mask-rcnn_acmix-r26_shapes.py
 SHAPES := data/shapes
 WORK_DIR ?= work_dirs/shapes
-.PHONY: setup train test test-all notebook docs lint lock
+.PHONY: setup train test test-all matrix notebook docs lint lock
 
 setup:
 	@command -v $(or $(PYTHON),python3) > /dev/null || { echo "set-up: mmacmix needs Python 3.10 to 3.13, but $(or $(PYTHON),python3) was not found: install it, or name another with PYTHON=/path/to/python3." >&2; exit 1; }
@@ -46,6 +47,9 @@ test: setup
 test-all: setup
 	@$(RUN); python -m pytest tests/test_speed.py; speed=$$?; \
 	    $(PYTEST) --ignore=tests/test_speed.py && exit $$speed
+
+matrix: setup
+	@$(RUN); python tests/matrix.py
 
 notebook: setup
 	@mkdir -p build

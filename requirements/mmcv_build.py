@@ -1,7 +1,5 @@
 """Compiles mmcv and its operators, for CPUs or for the CUDA of the installed torch."""
 
-# ruff: noqa: UP032 (parses on old interpreters)
-
 import glob
 import os
 import re

@@ -1,5 +1,6 @@
 """Runs the tests with other versions of PyTorch, Python and the host libraries, and prints one table.
 
+    make matrix
     python tests/matrix.py [--cache FOLDER] [STACK ...]
 
 Builds the environments of the named stacks (default: all) one after the other, and keeps them in the cache for the next
@@ -104,21 +105,26 @@ def main() -> None:
 def test(stack: Stack, folder: Path) -> tuple[str, ...]:
     """Build the environment, run its tests, and return its row of the table."""
     python = build(stack, folder)
+    return (*versions(python, folder), run_tests(python, stack.tests, folder))
+
+
+def run_tests(python: Path, tests: tuple[str, ...], folder: Path) -> str:
+    """Run tests with an interpreter, and return their numbers."""
     results = folder / 'results.xml'
     results.unlink(missing_ok=True)
-    command = [python, '-m', 'pytest', '-q', '-n', '2', '-p', 'no:cacheprovider', f'--junitxml={results}', *stack.tests]
+    command = [python, '-m', 'pytest', '-q', '-n', '2', '-p', 'no:cacheprovider', f'--junitxml={results}', *tests]
     try:
         run(command, folder)
     except Failure:
         if not results.exists():
             raise
     (suite,) = ElementTree.parse(results).getroot()
-    tests, skipped, *failed = (int(suite.get(name)) for name in ('tests', 'skipped', 'failures', 'errors'))
-    result = f'{tests - skipped - sum(failed)} passed, {skipped} skipped'
+    number, skipped, *failed = (int(suite.get(name)) for name in ('tests', 'skipped', 'failures', 'errors'))
+    result = f'{number - skipped - sum(failed)} passed, {skipped} skipped'
     if sum(failed):
         first = next(case for case in suite if len(case) and case[0].tag != 'skipped')
         result += f', **{sum(failed)} failed**: {first.get("classname")}.{first.get("name")} and more'
-    return (*versions(python, folder), result)
+    return result
 
 
 def versions(python: Path, folder: Path) -> tuple[str, ...]:
@@ -159,7 +165,7 @@ def build(stack: Stack, folder: Path) -> Path:
 
 
 def make_train(folder: Path) -> tuple[str, ...]:
-    """Run `make train` in a clone, with PyPI's build of the locked torch and no compiler on the PATH."""
+    """Run `make train` and the tests in a clone, with PyPI's build of the locked torch and no compiler on the PATH."""
     clone, programs = folder / 'clone', folder / 'bin'
     for old in (clone, programs):
         shutil.rmtree(old, ignore_errors=True)
@@ -175,10 +181,9 @@ def make_train(folder: Path) -> tuple[str, ...]:
     run(['make', 'train', f'PYTHON={interpreter("3.11")}'], folder, cwd=clone, PATH=str(programs))
     results = json.loads((clone / 'work_dirs' / 'shapes' / 'results.json').read_text())
     box, mask = (results[f'coco/{kind}_mAP'] for kind in ('bbox', 'segm'))
-    return (
-        *versions(clone / '.venv' / 'bin' / 'python', folder),
-        f'`make train`: box AP {box:.3f}, mask AP {mask:.3f}',
-    )
+    python = clone / '.venv' / 'bin' / 'python'
+    tests = run_tests(python, HOSTS, folder)
+    return (*versions(python, folder), f'{tests}; `make train`: box AP {box:.3f}, mask AP {mask:.3f}')
 
 
 def run(command: list, folder: Path, cwd: Path = ROOT, **environment: str) -> str:

@@ -20,6 +20,7 @@ from mmacmix.datasets.shapes import draw_scene
 from mmacmix.deploy.exporter import FORMATS, PARTS, Exportable, difference, export, load
 from mmacmix.errors import UserError
 from mmacmix.inference import Predictor, read_image
+from mmacmix.ops import check_torch
 
 SIZE = 512, 544  # height and width of the image for tracing
 TOLERANCE = 1e-3  # relative to the largest output
@@ -41,6 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     out = args.out or Path('_'.join(filter(None, (Path(args.config).stem, args.part))) + suffix)
     if out.suffix != suffix:
         parser.error(f'--out must be a {suffix} file for --format {args.format}, got {out}')
+    check_torch('2.6', 'exporting a network')  # before what only newer versions of torch can have
     missing = [name for name in ('onnxscript', 'onnxruntime') if args.format == 'onnx' and not is_installed(name)]
     if missing:
         raise UserError(f'--format onnx needs {" and ".join(missing)}: pip install onnx onnxscript onnxruntime')

@@ -10,10 +10,12 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 
-from torch.distributed import DistNetworkError
+from torch import distributed
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import parse_args, run
+
+DistNetworkError = getattr(distributed, 'DistNetworkError', RuntimeError)  # torch 2.2
 
 
 def main() -> None:

@@ -58,7 +58,7 @@ paramwise_cfg = _base_.paramwise_cfg
 paramwise_cfg.custom_keys.update(shared_fcs=dict(lr_mult=0.2))
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=2.5e-3, weight_decay=0.05, fused=True),
+    optimizer=dict(type='AdamW', lr=2.5e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=5),
     paramwise_cfg=paramwise_cfg,
 )

@@ -74,7 +74,8 @@ def merged_kernels(kernels: Tensor, features: Tensor) -> Tensor:
         ``(head_dim * heads, in_channels, k, k)``.
     """
     features = features.unflatten(0, (-1, kernels.shape[1]))
-    return torch.einsum('dhtyx,dtc->dhcyx', kernels.unflatten(0, (len(features), -1)), features).flatten(0, 1)
+    merged = torch.einsum('dhtyx,dtc->dhcyx', kernels.unflatten(0, (len(features), -1)), features).flatten(0, 1)
+    return merged.contiguous()  # before torch 2.2, the backward pass of float64 on CPUs requires it
 
 
 def shift_and_sum(features: Tensor, kernels: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
