@@ -25,20 +25,21 @@ sys.path.insert(0, str(ROOT))
 from tests.tooling import interpreter  # noqa: E402
 
 CORE = ('tests/ops', 'tests/layers', 'tests/backbones', 'tests/checkpoints')
-HOSTS = (
-    *CORE,
-    'tests/configs/test_configs.py',
-    'tests/tools/test_training_tools.py::test_the_hosts_own_train_runs_and_resumes_the_config_outside_the_checkout',
-)
+# Without those of the set-up, the locks, the documentation and speed, which do not depend on the stack.
+ALL = ('tests', '-m', 'not slow', *(f'--ignore=tests/test_{name}.py' for name in ('install', 'lock', 'docs', 'speed')))
 TOOLS = (
     'pytest==8.4.2',
     'pytest-xdist==3.8.0',
     'hypothesis==6.168.5',
     'jinja2',
     'safetensors',
+    'tensorboard',
+    'onnx',
+    'onnxscript',
+    'onnxruntime',
     'opencv-python-headless==4.11.0.86',
 )
-OPENMMLAB = ('mmengine==0.10.7', 'mmdet==3.3.0', 'mmsegmentation==1.2.2', 'ftfy', 'regex')
+OPENMMLAB = ('mmengine==0.10.7', 'mmdet==3.3.0', 'mmsegmentation==1.2.2', 'mmpretrain==1.2.0', 'ftfy', 'regex')
 COMPILED = ('--no-build-isolation', '--no-cache-dir', '--no-deps', 'mmcv==2.1.0')
 COMPILERS = re.compile(r'(.*-)?(cc|c\+\+|gcc|g\+\+|clang|clang\+\+|nvcc)(-[\d.]+)?$')
 
@@ -59,7 +60,7 @@ class Stack:
     torch: tuple[str, ...]
     numpy: str = 'numpy==1.26.4'
     compiled: bool = False
-    tests: tuple[str, ...] = HOSTS
+    tests: tuple[str, ...] = ALL
 
 
 STACKS = {
@@ -112,9 +113,9 @@ def run_tests(python: Path, tests: tuple[str, ...], folder: Path) -> str:
     """Run tests with an interpreter, and return their numbers."""
     results = folder / 'results.xml'
     results.unlink(missing_ok=True)
-    command = [python, '-m', 'pytest', '-q', '-n', '2', '-p', 'no:cacheprovider', f'--junitxml={results}', *tests]
+    options = ['-q', '-n', '2', '--dist', 'loadfile', '-p', 'no:cacheprovider', f'--junitxml={results}']
     try:
-        run(command, folder)
+        run([python, '-m', 'pytest', *options, *tests], folder)
     except Failure:
         if not results.exists():
             raise
@@ -182,7 +183,7 @@ def make_train(folder: Path) -> tuple[str, ...]:
     results = json.loads((clone / 'work_dirs' / 'shapes' / 'results.json').read_text())
     box, mask = (results[f'coco/{kind}_mAP'] for kind in ('bbox', 'segm'))
     python = clone / '.venv' / 'bin' / 'python'
-    tests = run_tests(python, HOSTS, folder)
+    tests = run_tests(python, ALL, folder)
     return (*versions(python, folder), f'{tests}; `make train`: box AP {box:.3f}, mask AP {mask:.3f}')
 
 

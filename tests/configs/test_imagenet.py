@@ -15,12 +15,12 @@ from mmengine.registry import init_default_scope
 from mmacmix.datasets.shapes import draw_scene
 from mmacmix.reporting.sizes import BACKBONES
 
-# MMPretrain imports torchvision, which has operators only for GPU builds of torch; the tests do not use them.
+# MMPretrain imports torchvision. Beside a CPU build of torch, the set-up installs it in a separate folder, since its
+# operators do not load there. The tests do not use them.
 if not importlib.util.find_spec('torchvision'):
     sys.path.append(str(Path(sys.prefix) / 'torchvision'))
-_OPERATORS = torch.library.Library('torchvision', 'FRAGMENT')
-for _name in ('nms', 'qnms'):
-    if not hasattr(torch.ops.torchvision, _name):
+    _OPERATORS = torch.library.Library('torchvision', 'FRAGMENT')
+    for _name in ('nms', 'qnms'):
         _OPERATORS.define(f'{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
 
 ROOT = Path(__file__).parents[2] / 'configs'

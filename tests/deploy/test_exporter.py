@@ -86,6 +86,7 @@ def test_a_file_that_refuses_an_image_or_differs_is_reported():
         tool.compare(lambda image: [image + 1], lambda image: [image + 1.01], image, (40, 50))
 
 
+@needs_torch('2.6', 'exporting a network')
 def test_a_file_is_named_after_its_part_and_removed_if_it_differs(trained, tmp_path, monkeypatch, capsys):
     _, config, checkpoint, _ = trained
     tool, written = load('export.py'), []
@@ -106,6 +107,7 @@ def test_a_file_is_named_after_its_part_and_removed_if_it_differs(trained, tmp_p
     assert written == ['tiny.onnx', 'tiny_backbone.onnx'] and not list(tmp_path.iterdir())
 
 
+@needs_torch('2.6', 'exporting a network')
 def test_mistakes_are_reported_in_one_sentence(trained, tmp_path, capsys):
     host, config, checkpoint, _ = trained
     told = complaint('export.py', [config, checkpoint, '--out', 'a.pt2'], capsys)

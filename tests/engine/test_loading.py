@@ -6,6 +6,8 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from mmacmix.checkpoints import data_pickle
+from mmacmix.checkpoints.data_pickle import TORCH_IS_OLD
 from mmacmix.engine import DataOnlyHook, PlainStateHook, RandomStateHook, check_loading, load_once, resume
 from mmacmix.errors import UserError
 from mmacmix.inference import Predictor
@@ -22,14 +24,15 @@ SHORT = [
 
 @pytest.fixture
 def reads(monkeypatch):
-    """The paths that ``torch.load`` is called with."""
-    paths, read = [], torch.load
+    """The paths that torch's own ``torch.load`` is called with."""
+    module, name = (data_pickle, '_load') if TORCH_IS_OLD else (torch, 'load')
+    paths, read = [], getattr(module, name)
 
     def recorded(path, *arguments, **named):
         paths.append(str(getattr(path, 'name', path)))  # before torch 2.6 an open file
         return read(path, *arguments, **named)
 
-    monkeypatch.setattr(torch, 'load', recorded)
+    monkeypatch.setattr(module, name, recorded)
     return paths
 
 

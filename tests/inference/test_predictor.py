@@ -1,7 +1,5 @@
 """Guards that a Predictor looks inside wrapped data sets, and where it takes its weights and classes from."""
 
-from unittest.mock import Mock
-
 import numpy as np
 import pytest
 import torch
@@ -32,14 +30,6 @@ def test_wrapped_data_sets_give_the_same_classes_and_predictions(trained, image,
     assert wrapped.classes == plain.classes and wrapped.palette == plain.palette
     expected, found = (prediction(each(image)) for each in (plain, wrapped))
     assert expected.numel() and torch.equal(expected, found)
-
-
-def test_the_checkpoint_is_read_once(trained, monkeypatch):
-    _, config, checkpoint, _ = trained
-    read = Mock(wraps=torch.load)
-    monkeypatch.setattr(torch, 'load', read)
-    Predictor(Config.fromfile(config), str(checkpoint))
-    assert read.call_count == 1
 
 
 def test_classes_come_from_the_checkpoint_before_the_config(trained, tmp_path):

@@ -20,11 +20,11 @@ from mmacmix.datasets import write_shapes
 from mmacmix.inference import build_model
 from mmacmix.layers import LESA, ACmix, PatchwiseACmix, SpatialReductionACmix, WindowACmix, XVolution
 from mmacmix.ops import available_backends, neighborhood_attention
-from tests.conftest import SINGLE, TINY, tiny_config
+from tests.conftest import HALF, SINGLE, TINY, needs_torch, tiny_config
 from tests.golden import relative_error
 
 BACKENDS = available_backends('cpu')
-HALF = [torch.float16, torch.bfloat16]
+DTYPES = [torch.float32, *HALF]
 # Of the largest error relative to the largest exact value; docs/backends.md states them.
 OPERATOR_BOUNDS = {torch.float32: 3e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 LAYER_BOUNDS = {torch.float32: 1e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2}
@@ -71,7 +71,7 @@ def exact(module, x):
 
 
 @pytest.mark.parametrize('scale', [1, 3])
-@pytest.mark.parametrize('dtype', OPERATOR_BOUNDS)
+@pytest.mark.parametrize('dtype', DTYPES)
 @pytest.mark.parametrize('backend', BACKENDS)
 def test_operator_and_gradients_stay_within_their_bounds(backend, dtype, scale):
     maps = [(scale * torch.randn(2, 3, 16, 23, 31)).to(dtype).requires_grad_() for _ in range(3)]
@@ -95,7 +95,7 @@ def test_large_maps_overflow_neither_forward_nor_backward(backend, dtype):
     assert relative_error(out, truth) <= OPERATOR_BOUNDS[dtype]
 
 
-@pytest.mark.parametrize('dtype', LAYER_BOUNDS)
+@pytest.mark.parametrize('dtype', DTYPES)
 @pytest.mark.parametrize('name', LAYERS)
 def test_layers_stay_within_their_bounds(name, dtype):
     build, shape = LAYERS[name]
@@ -106,6 +106,7 @@ def test_layers_stay_within_their_bounds(name, dtype):
     assert all(each.grad.dtype == dtype and each.grad.isfinite().all() for each in (x, *layer.parameters()))
 
 
+@needs_torch('2.4', 'float16 on CPUs')
 @pytest.mark.parametrize('name', LAYERS)
 def test_large_activations_do_not_overflow_in_float16(name):
     build, shape = LAYERS[name]
@@ -119,7 +120,7 @@ def test_large_activations_do_not_overflow_in_float16(name):
     assert all(each.grad.isfinite().all() for each in (x, *layer.parameters()))
 
 
-@pytest.mark.parametrize('dtype', BACKBONE_BOUNDS)
+@pytest.mark.parametrize('dtype', DTYPES)
 @pytest.mark.parametrize('name', BACKBONES)
 def test_backbones_stay_within_their_bounds(name, dtype):
     network, images = BACKBONES[name]().eval().to(dtype), torch.randn(2, 3, 61, 75).to(dtype)
@@ -178,7 +179,7 @@ def train(cfg, batches, steps, dtype=None):
     model.init_weights()
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
-    scaler = torch.amp.GradScaler('cpu', enabled=dtype is not None)
+    scaler = torch.amp.GradScaler('cpu') if dtype else torch.cuda.amp.GradScaler(enabled=False)
     losses = []
     for step in range(steps):
         with torch.autocast('cpu', dtype, enabled=dtype is not None):
@@ -192,6 +193,7 @@ def train(cfg, batches, steps, dtype=None):
     return losses, model.state_dict(), scaler.get_scale()
 
 
+@needs_torch('2.3', 'scaling losses on CPUs')
 @pytest.mark.parametrize('dtype', HALF)
 @pytest.mark.parametrize('batches', ['mmseg'], indirect=True)
 def test_mixed_precision_trains_like_single_precision(batches, dtype):

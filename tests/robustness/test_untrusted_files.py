@@ -24,7 +24,7 @@ from mmacmix.datasets import write_shapes
 from mmacmix.engine import AtomicCheckpointHook
 from mmacmix.inference import build_model
 from tests.checkpoints.malicious import REASONS, load_carelessly, write_malicious
-from tests.conftest import SINGLE, tiny_config
+from tests.conftest import SINGLE, needs_torch, tiny_config
 from tests.tooling import ROOT, load, start
 
 REFUSAL = 'weights_only|Weights only|Unsupported global|TorchScript|.tar format'  # torch's words, and ours
@@ -63,6 +63,7 @@ ROUTES = {
     'flops, teacher': 'get_flops.py teacher.py',
     'benchmark, teacher': 'benchmark.py detector teacher.py --size 128 128',
 }
+MARKS = {'export': needs_torch('2.6', 'exporting a network')}
 SEPARATE = ['test', 'infer']  # in processes of their own
 SPECIAL = ['compare.py', 'report.py']  # have tests of their own
 WITHOUT_CHECKPOINTS = ['launch.py', 'make_shapes.py']
@@ -179,7 +180,9 @@ def is_refusal(path, sentence):
     return f'{path} cannot be read as a checkpoint: {reason}' in sentence and len(sentence.splitlines()) == 1
 
 
-@pytest.mark.parametrize('route', sorted(ROUTES.keys() - SEPARATE))
+@pytest.mark.parametrize(
+    'route', [pytest.param(route, marks=MARKS.get(route, ())) for route in sorted(ROUTES.keys() - SEPARATE)]
+)
 def test_every_tool_refuses_a_checkpoint_with_code(folder, malicious, marker, route, monkeypatch):
     monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')  # the user's environment weakens nothing
     write_configs(folder, malicious)
