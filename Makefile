@@ -53,7 +53,7 @@ matrix: setup
 
 notebook: setup
 	@mkdir -p build
-	@$(RUN); timeout 180 jupyter execute demo/mmacmix_tutorial.ipynb --output=$(CURDIR)/build/mmacmix_tutorial.ipynb \
+	@$(RUN); timeout 180 jupyter execute demo/mmacmix_tutorial.ipynb '--output=$(CURDIR)/build/mmacmix_tutorial.ipynb' \
 	    || { test $$? = 124 && echo 'The tutorial took more than three minutes.'; exit 1; } >&2
 
 docs: setup

@@ -1,10 +1,11 @@
-"""Print the torch of this environment, its device, and the origin of mmcv's operators; exit with 1 without a GPU.
+"""Print the torch of this environment, its device and the origin of mmcv's operators; exit with 1 without a usable GPU.
 
 The set-up and `make train` run this with the environment's Python.
 """
 
 import glob
 import os
+import re
 import shutil
 import sys
 import warnings
@@ -24,13 +25,14 @@ def main() -> None:
         problem = explanation([str(each.message) for each in caught])
     if problem:
         print(f'{problem} Cures: docs/install.md', file=sys.stderr)
-    sys.exit(not has_gpu)
+    sys.exit(not has_gpu or bool(problem))
 
 
 def try_gpu() -> tuple[str, str | None]:
     """The name of the GPU, and a sentence if it does not compute."""
-    name = torch.cuda.get_device_name()
+    name = 'a GPU that does not compute'
     try:
+        name = torch.cuda.get_device_name()
         torch.ones(1, device='cuda').add(1).item()
     except RuntimeError as error:
         return name, f'torch {torch.__version__} cannot compute on this GPU ({str(error).splitlines()[0]}).'
@@ -51,8 +53,11 @@ def explanation(messages: list[str]) -> str:
             f'This machine has an NVIDIA GPU, but torch {torch.__version__} is a build without CUDA: it runs on CPUs.'
         )
     reason = next((text for text in messages if text.startswith('CUDA initialization:')), '')
-    # "The NVIDIA driver on your system is too old (found version 12040). Please update ..."
-    reason = reason.removeprefix('CUDA initialization:').strip().split('. ')[0].split(' (Triggered')[0]
+    # "The NVIDIA driver on your system is too old (found version 12040). Please update ...", or
+    # "Unexpected error from cudaGetDeviceCount(). Did you run ... Error 802: system not yet initialized (Triggered ..."
+    reason = reason.removeprefix('CUDA initialization:').split(' (Triggered')[0].strip()
+    number = re.search(r'Error \d+: .*', reason)
+    reason = number.group() if number else reason.split('. ')[0]
     if not reason and (hidden := os.environ.get('CUDA_VISIBLE_DEVICES')) is not None:
         reason = f'CUDA_VISIBLE_DEVICES is {hidden!r}'
     return (

@@ -14,7 +14,11 @@ NETWORK_ERRORS = (
     'ProxyError',
     'Temporary failure in name resolution',
     'Network is unreachable',
+    'Read timed out',
+    'IncompleteRead',
 )
+# Lines that tell why a command failed, best first: a compiler's, the end of a traceback, any other.
+ERRORS = (r'.+\berror: ', r'[\w.]+Error\b', '(?i)(?!warning).*error')
 
 
 class SetupError(Exception):
@@ -87,7 +91,8 @@ class Environment:
                 command,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=dict(os.environ, **variables),
+                # Neither other pins, as containers set them, nor an installation outside of the environment.
+                env=dict(os.environ, PIP_CONSTRAINT='', PIP_USER='0', **variables),
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
             )
@@ -97,8 +102,10 @@ class Environment:
         return read(self.log).rsplit('\n$ ', 1)[-1]
 
     def network_failed(self):
-        """Whether the last command failed for lack of a network."""
-        return any(word in self.last_output() for word in NETWORK_ERRORS)
+        """Whether the last command found no package index."""
+        text = self.last_output()
+        nothing_found = 'No matching distribution' in text or 'ResolutionImpossible' in text
+        return nothing_found and any(word in text for word in NETWORK_ERRORS)
 
     def failure(self, what):
         """The error to raise after the last command has failed."""
@@ -108,9 +115,15 @@ class Environment:
                 'be reached with PIP_INDEX_URL, and run the same command again.'
             )
         lines = [line.strip() for line in self.last_output().splitlines()]
-        errors = [line for line in lines if re.match(r'\w+Error\b', line)] or [
-            line for line in lines if 'error' in line.lower()
-        ]
+        for pattern in ERRORS:
+            errors = [line for line in lines if re.match(pattern, line)]
+            if errors:
+                break
+        if errors and any(word in errors[-1] for word in NETWORK_ERRORS):
+            return SetupError(
+                'The connection to the package index broke off: run the same command again, on a slow network with '
+                'PIP_DEFAULT_TIMEOUT=120 before it.'
+            )
         return SetupError(
             '{} failed{}; the full output is in {}.'.format(
                 what, ' (' + errors[0][:200] + ')' if errors else '', os.path.relpath(self.log)

@@ -13,8 +13,8 @@ and does not change them.
 
 Otherwise mmcv's operators depend on the build of torch. Beside one with CUDA, nothing is compiled:
 mmcv-lite gets operators that run on those of torchvision (`python -m mmacmix.mmcv_ext`). Beside a CPU
-build, for which PyPI's torchvision has no operators, mmcv is compiled. With `--mmcv compiled` it is
-compiled beside any.
+build, for which PyPI's torchvision has no operators, mmcv is compiled unless the interpreter has a
+torchvision that works. With `--mmcv compiled` it is compiled beside any.
 """
 
 import argparse
@@ -39,7 +39,7 @@ MMCV_OF_MMDET = ((2, 0), (2, 2))  # mmdet 3.3 asserts a version from the first t
 # Of torch 2.13: what to say before the download, and the free disk space in GB that the environment needs.
 CUDA_BUILD = ('PyTorch for NVIDIA GPUs, which also runs on CPUs; 2.7 GB to download, 4.7 GB installed', 6)
 CPU_BUILD = ('PyTorch for CPUs; about 0.2 GB to download', 3)
-UNKNOWN_BUILD = ('PyTorch; 2.7 GB to download if it is a build with CUDA, 0.2 GB without', 3)
+UNKNOWN_BUILD = ('PyTorch; 2.7 GB to download if it is a build with CUDA, 0.2 GB without', 6)
 STEPS = 5
 # Not constrained by the lock: an existing torch stays and brings its own triton, and torch may require a setuptools
 # with which mmcv cannot be built.
@@ -58,6 +58,15 @@ print(runpy.run_path(os.path.join(folder, 'version.py'))['__version__'])
 print((module.get_compiling_cuda_version() != 'not available') == bool(torch.version.cuda))
 print(spec.origin)
 """
+# Prints the version of torch and the file of mmcv's operators, without importing either.
+FIND_INSTALLED = """
+from importlib.machinery import PathFinder
+from importlib.metadata import version
+from importlib.util import find_spec
+mmcv = find_spec('mmcv')
+operators = mmcv and PathFinder.find_spec('_ext', list(mmcv.submodule_search_locations))
+print(version('torch'), operators and operators.origin)
+"""
 FIND_TORCHVISION = 'import importlib.util as u; print(u.find_spec("torchvision"))'
 TRY_TORCHVISION = 'import torch, torchvision; torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)'
 
@@ -71,6 +80,11 @@ def main():
     parser.add_argument('--mmcv', default='', help="compiled: compile mmcv's operators beside any torch")
     args = parser.parse_args()
     try:
+        if not sys.platform.startswith('linux'):
+            raise SetupError(
+                'this works on Linux only: elsewhere, install the package with pip into an environment that has '
+                'mmengine and mmcv (on Windows, WSL2 is Linux).'
+            )
         if args.lane not in LANES:
             raise SetupError("unknown lane '{}': use LANE=openmmlab or LANE=onedl.".format(args.lane))
         if args.mmcv not in ('', 'compiled'):
@@ -131,8 +145,8 @@ class Installer:
         self.base = os.path.join(self.venv, BASE_FILE)
         self.compiled_file = os.path.join(self.venv, '.compiled')  # exists if compiling was asked for
         self.compiled = compiled or os.path.exists(self.compiled_file)
-        if not named:
-            self.base_python = read(self.base) or self.base_python
+        if not named and os.path.exists(read(self.base)):
+            self.base_python = read(self.base)
         (self.mmcv,) = [pin for pin in pins(lane) if pin.split('==')[0] in ('mmcv', 'onedl-mmcv')]
         self.step = 0
 
@@ -161,16 +175,18 @@ class Installer:
         self.check()
         if self.compiled:
             write(self.compiled_file, '')
-        write(self.ready, self.fingerprint(self.installed_torch()))
+        write(self.ready, self.fingerprint())
         self.say('Set-up done in {}.'.format(minutes(time.time() - started)))
         subprocess.call([self.environment.python, os.path.join(REQUIREMENTS, 'device.py')])
 
-    def fingerprint(self, torch):
-        """A hash of everything that determines the installed versions."""
-        digest = hashlib.sha256(' '.join([ROOT, self.lane, str(self.compiled), torch]).encode())
+    def fingerprint(self):
+        """A hash of everything that determines what is installed, and of the torch and operators that are there."""
+        installed = self.environment.ask(FIND_INSTALLED) or ''
+        digest = hashlib.sha256(' '.join([ROOT, self.lane, str(self.compiled), installed]).encode())
         for name in ('build', 'torch', 'torchvision', 'triton', 'dev', self.lane, 'lock-' + self.lane):
             digest.update('\n'.join(pins(name)).encode())
-        digest.update(read(os.path.join(ROOT, 'setup.py')).encode())
+        for path in ('setup.py', os.path.join('mmacmix', 'mmcv_ext', 'operators.py')):
+            digest.update(read(os.path.join(ROOT, path)).encode())
         return digest.hexdigest()
 
     def installed_torch(self):
@@ -180,8 +196,7 @@ class Installer:
     def is_ready(self):
         if not os.path.exists(self.ready) or (self.named and not self.is_built_on_base()):
             return False
-        torch = self.installed_torch()
-        return torch is not None and read(self.ready) == self.fingerprint(torch)
+        return read(self.ready) == self.fingerprint()
 
     def is_built_on_base(self):
         return read(self.base) == self.base_python
@@ -194,15 +209,21 @@ class Installer:
             os.remove(self.ready)
         pip = [self.environment.python, '-m', 'pip', '--version']
         if not self.is_built_on_base() or output_or_none(pip) is None:
-            command = [self.base_python, '-m', 'venv', '--clear', self.venv]
-            if subprocess.call(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
-                raise SetupError(
-                    '{} cannot create a virtual environment: install its venv module '
-                    '(Debian and Ubuntu: apt install python3-venv).'.format(self.base_python)
-                )
+            self.create_venv()
         self.link_torch_of_base()
         write(self.base, self.base_python)
         self.end(started)
+
+    def create_venv(self):
+        command = [self.base_python, '-m', 'venv', '--clear', self.venv]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True)
+        if not done.returncode:
+            return
+        if 'ensurepip' in done.stdout or 'No module named venv' in done.stdout:
+            reason = 'install its venv module (Debian and Ubuntu: apt install python3-venv)'
+        else:
+            reason = done.stdout.strip().splitlines()[-1]
+        raise SetupError('{} cannot create a virtual environment: {}'.format(self.base_python, reason))
 
     def link_torch_of_base(self):
         """Make the packages of the base interpreter's environment importable if it has torch."""
@@ -213,7 +234,7 @@ class Installer:
             write(os.path.join(site, 'base_environment.pth'), folder + '\n')
 
     def install_torch(self):
-        version = self.environment.ask('import torch; print(torch.__version__)')
+        version = self.environment.ask('import torch') is not None and self.installed_torch()
         if version and release(version) < OLDEST_TORCH:
             raise SetupError(
                 '{} has torch {}, but mmacmix needs 2.1 or newer: upgrade it, or name another Python with '
@@ -274,31 +295,43 @@ class Installer:
     def check_build(self, torch):
         """Before anything large is downloaded: if mmcv is to be compiled, can it be?"""
         if self.is_to_be_compiled(torch) and not self.mmcv_that_stays():
-            mmcv_build.check(self.mmcv, torch, self.base_python)
+            mmcv_build.check(self.mmcv, torch, self.base_python, self.way_out())
 
     def is_to_be_compiled(self, torch):
-        return self.compiled or self.lane == 'onedl' or '+cpu' in torch
+        if self.compiled or self.lane == 'onedl':
+            return True
+        return '+cpu' in torch and self.environment.ask(TRY_TORCHVISION) is None
+
+    def way_out(self):
+        """What else the user can do if mmcv cannot be compiled, as the end of a sentence."""
+        if self.lane == 'onedl':
+            return ''
+        if self.compiled:
+            return ', or leave out MMCV=compiled'
+        return ', or name a Python whose torchvision works with its torch, where nothing is compiled'
 
     def mmcv_that_stays(self):
-        """The version of an installed mmcv that is used as it is, and whether set-up installed it; or None."""
+        """Of an installed mmcv that is used as it is: its version, whether set-up installed it, and whether its
+        operators have CUDA just as torch does. Else None.
+        """
         found = (self.environment.ask(FIND_MMCV) or '').splitlines()
         if len(found) != 3:
             return None
-        version, fits_cuda, operators = found
+        version, fits_cuda, operators = found[0], found[1] == 'True', found[2]
         own = operators.startswith(self.venv + os.sep)
         if own or self.lane == 'onedl':
-            stays = self.mmcv.endswith('mmcv==' + version) and fits_cuda == 'True' and not operators.endswith('.py')
+            stays = self.mmcv.endswith('mmcv==' + version) and fits_cuda and not operators.endswith('.py')
         else:
             stays = not self.compiled and MMCV_OF_MMDET[0] <= release(version) < MMCV_OF_MMDET[1]
-        return (version, own) if stays else None
+        return (version, own, fits_cuda) if stays else None
 
     def install_mmcv(self):
         """Install mmcv if needed, and return, in a list, the requirement whose dependencies are still missing."""
         found = self.mmcv_that_stays()
         if found:
-            version, own = found
+            version, own, fits_cuda = found
             self.begin('mmcv {} is installed already, has operators and stays'.format(version))
-            self.say('')
+            self.say('' if fits_cuda else ' (its operators run on CPUs only, see docs/install.md)')
             return [self.mmcv] if own else []
         if not self.is_to_be_compiled(self.installed_torch()):
             lite = self.mmcv.replace('mmcv==', 'mmcv-lite==')
@@ -309,12 +342,17 @@ class Installer:
                 self.end(started)
                 return [lite]
             self.environment.uninstall('torchvision')
+            if self.environment.ask('import torch; print(torch.version.cuda or "")'):
+                raise SetupError(
+                    'The torchvision that was found does not work with torch {}: install the one that belongs to it '
+                    'beside it, or compile the operators of mmcv with MMCV=compiled.'.format(self.installed_torch())
+                )
             self.step -= 1
             self.say(' torchvision has no operators for this torch: mmcv is compiled')
-            mmcv_build.check(self.mmcv, self.installed_torch(), self.base_python)
         started = self.begin(self.mmcv + ' with its operators compiled (on two cores 3 to 6 minutes; with CUDA 20)')
         self.environment.uninstall('mmcv', 'mmcv-lite')
-        mmcv_build.build(self.environment, self.mmcv)
+        mmcv_build.check(self.mmcv, self.installed_torch(), self.base_python, self.way_out())
+        mmcv_build.build(self.environment, self.mmcv, self.way_out())
         self.end(started)
         return [self.mmcv]
 

@@ -15,43 +15,45 @@ GB_PER_JOB = {'c++': 2.5, 'nvcc': 4}
 PLAIN = '-g0 -O2'
 
 
-def check(mmcv, torch, python):
+def check(mmcv, torch, python, way_out=''):
     """Check what can be checked before torch is downloaded.
 
     Args:
         mmcv: Requirement to build, such as mmcv==2.1.0.
         torch: Version of torch, empty if unknown.
         python: Base interpreter.
+        way_out: What else the user can do, as the end of a sentence.
 
     Raises:
         SetupError: The operators cannot be built.
     """
     if torch and release(torch) >= FIRST_TORCH_WITH_CXX20:
         raise SetupError(
-            '{} is written in C++17 and cannot be compiled with torch {}: name a Python that has torch 2.13 or older, '
-            'or a CUDA build, beside which nothing is compiled, with PYTHON=/path/to/python3.'.format(mmcv, torch)
+            '{} is written in C++17 and cannot be compiled with torch {}: name a Python that has torch 2.13 or older '
+            'with PYTHON=/path/to/python3{}.'.format(mmcv, torch, way_out)
         )
     too_new = output_or_none([python, '-c', 'import sys; print(sys.version_info >= (3, 13))']) == 'True'
     if too_new and mmcv == 'mmcv==2.1.0':
         raise SetupError(
-            '{} cannot be compiled on Python 3.13: name a Python 3.10 to 3.12, or one that has a CUDA build of torch, '
-            'beside which nothing is compiled, with PYTHON=/path/to/python3.'.format(mmcv)
+            '{} cannot be compiled on Python 3.13: name a Python 3.10 to 3.12 with PYTHON=/path/to/python3{}.'.format(
+                mmcv, way_out
+            )
         )
     compiler = os.environ.get('CXX', 'c++')
     if not shutil.which(shlex.split(compiler)[0]):
         raise SetupError(
             "mmcv's operators need a C++ compiler and '{}' is not on the PATH: install one "
-            '(Debian and Ubuntu: apt install g++) or name it with CXX.'.format(compiler)
+            '(Debian and Ubuntu: apt install g++) or name it with CXX{}.'.format(compiler, way_out)
         )
     headers = 'import os, sysconfig; print(os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))'
     if output_or_none([python, '-c', headers]) != 'True':
         raise SetupError(
             "{} has no C headers (Python.h), which mmcv's operators need: install them "
-            '(Debian and Ubuntu: apt install python3-dev).'.format(python)
+            '(Debian and Ubuntu: apt install python3-dev){}.'.format(python, way_out)
         )
 
 
-def build(environment, mmcv):
+def build(environment, mmcv, way_out=''):
     """Compile and install mmcv; its requirements are left to the step that installs the host libraries.
 
     Raises:
@@ -64,7 +66,7 @@ def build(environment, mmcv):
         variables = dict(MMCV_WITH_OPS='1', FORCE_MMCV='1')
         variables['MAX_JOBS'] = os.environ.get('MAX_JOBS') or str(jobs('nvcc' if cuda else 'c++'))
         if cuda:
-            variables.update(cuda_variables(environment, cuda, folder))
+            variables.update(cuda_variables(environment, cuda, folder, way_out))
         flags = [PLAIN] if cuda else [precompile_torch_headers(environment, folder), PLAIN]
         for flag in sorted(set(flags), key=flags.index):
             if not environment.call(command, CFLAGS=flag, CXXFLAGS=flag, **variables):
@@ -90,18 +92,19 @@ def memory():
     return min(found)
 
 
-def cuda_variables(environment, cuda, folder):
+def cuda_variables(environment, cuda, folder, way_out=''):
     """Environment variables for a build with CUDA, whose compiler comes from PyPI if the machine has none that fits.
 
     Args:
         environment: Where mmcv is built.
         cuda: CUDA version of torch, such as 13.0.
         folder: Temporary folder for a link to libcudart.
+        way_out: What else the user can do, as the end of a sentence.
 
     Raises:
         SetupError: The compiler is neither on the machine nor on PyPI.
     """
-    variables = dict(FORCE_CUDA='1', CUDA_HOME=cuda_toolkit(environment, cuda))
+    variables = dict(FORCE_CUDA='1', CUDA_HOME=cuda_toolkit(environment, cuda, way_out))
     if environment.ask('import torch; print(torch.cuda.device_count())') in ('0', None):
         variables['TORCH_CUDA_ARCH_LIST'] = os.environ.get('TORCH_CUDA_ARCH_LIST') or '7.5+PTX'  # runs on newer GPUs
     # Headers and libraries that a toolkit may lack come with torch.
@@ -115,7 +118,7 @@ def cuda_variables(environment, cuda, folder):
     return variables
 
 
-def cuda_toolkit(environment, cuda):
+def cuda_toolkit(environment, cuda, way_out=''):
     """The folder of a CUDA toolkit with the compiler of one version, installed from PyPI if there is none."""
     on_path = os.path.dirname(os.path.dirname(os.path.realpath(shutil.which('nvcc') or '')))
     for home in filter(None, (os.environ.get('CUDA_HOME'), '/usr/local/cuda-' + cuda, '/usr/local/cuda', on_path)):
@@ -124,7 +127,7 @@ def cuda_toolkit(environment, cuda):
     if release(cuda) < FIRST_CUDA_ON_PYPI:
         raise SetupError(
             'torch is built with CUDA {0}, and no nvcc of that version was found: install the CUDA toolkit {0} and '
-            'name its folder with CUDA_HOME, or leave out MMCV=compiled.'.format(cuda)
+            'name its folder with CUDA_HOME{1}.'.format(cuda, way_out)
         )
     environment.pip('cuda-toolkit[nvcc,cccl]=={}.*'.format(cuda))
     for home in nvidia_packages(environment):

@@ -109,13 +109,13 @@ def test(stack: Stack, folder: Path) -> tuple[str, ...]:
     return (*versions(python, folder), run_tests(python, stack.tests, folder))
 
 
-def run_tests(python: Path, tests: tuple[str, ...], folder: Path) -> str:
-    """Run tests with an interpreter, and return their numbers."""
+def run_tests(python: Path, tests: tuple[str, ...], folder: Path, root: Path = ROOT) -> str:
+    """Run tests of a checkout with an interpreter, and return their numbers."""
     results = folder / 'results.xml'
     results.unlink(missing_ok=True)
     options = ['-q', '-n', '2', '--dist', 'loadfile', '-p', 'no:cacheprovider', f'--junitxml={results}']
     try:
-        run([python, '-m', 'pytest', *options, *tests], folder)
+        run([python, '-m', 'pytest', *options, *tests], folder, root)
     except Failure:
         if not results.exists():
             raise
@@ -149,10 +149,7 @@ def build(stack: Stack, folder: Path) -> Path:
     if ready.exists() and ready.read_text() == recipe:
         return python
     ready.unlink(missing_ok=True)
-    base = interpreter(stack.python)
-    if base is None:
-        raise Failure(f'this machine has no Python {stack.python}')
-    run([base, '-m', 'venv', '--clear', folder / 'venv'], folder)
+    run([base_interpreter(stack.python), '-m', 'venv', '--clear', folder / 'venv'], folder)
     pip = [python, '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check']
     for requirements in installs:
         run([*pip, *requirements], folder, MMCV_WITH_OPS='1', CFLAGS='-g0 -O1', CXXFLAGS='-g0 -O1')
@@ -179,24 +176,41 @@ def make_train(folder: Path) -> tuple[str, ...]:
             if not COMPILERS.match(program.name):
                 (programs / program.name).unlink(missing_ok=True)
                 (programs / program.name).symlink_to(program.resolve())
-    run(['make', 'train', f'PYTHON={interpreter("3.11")}'], folder, cwd=clone, PATH=str(programs))
+    python = base_interpreter('3.11')  # an environment could have a torch of its own
+    run(['make', 'train', f'PYTHON={python}'], folder, clone, PATH=str(programs))
     results = json.loads((clone / 'work_dirs' / 'shapes' / 'results.json').read_text())
     box, mask = (results[f'coco/{kind}_mAP'] for kind in ('bbox', 'segm'))
     python = clone / '.venv' / 'bin' / 'python'
-    tests = run_tests(python, ALL, folder)
-    return (*versions(python, folder), f'{tests}; `make train`: box AP {box:.3f}, mask AP {mask:.3f}')
+    found = versions(python, folder)
+    if found[-1] != 'stand-in':
+        raise Failure(f'the operators of MMCV are {found[-1]}')
+    tests = run_tests(python, ALL, folder, clone)
+    return (*found, f'{tests}; `make train`: box AP {box:.3f}, mask AP {mask:.3f}')
 
 
-def run(command: list, folder: Path, cwd: Path = ROOT, **environment: str) -> str:
-    """The standard output of a command, which the log of the stack keeps.
+def base_interpreter(version: str) -> Path:
+    """An interpreter that is not that of an environment.
+
+    Raises:
+        Failure: This machine has none.
+    """
+    python = interpreter(version)
+    if python is None:
+        raise Failure(f'this machine has no Python {version}')
+    show = 'import os, sys; print(os.path.join(sys.base_prefix, "bin", os.path.basename(sys.executable)))'
+    return Path(subprocess.check_output([python, '-c', show], text=True).strip())
+
+
+def run(command: list, folder: Path, root: Path = ROOT, **environment: str) -> str:
+    """The standard output of a command in a checkout, which the log of the stack keeps.
 
     Raises:
         Failure: The command failed.
     """
     log = folder / 'log.txt'
     command = list(map(str, command))
-    settings = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', **environment}
-    done = subprocess.run(command, cwd=cwd, env=settings, capture_output=True, text=True, check=False)
+    settings = {**os.environ, 'PYTHONPATH': str(root), 'OMP_NUM_THREADS': '1', **environment}
+    done = subprocess.run(command, cwd=root, env=settings, capture_output=True, text=True, check=False)
     with log.open('a') as file:
         file.write(f'\n$ {" ".join(command)}\n{done.stdout}{done.stderr}')
     if done.returncode:

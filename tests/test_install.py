@@ -135,8 +135,34 @@ def test_a_torch_whose_headers_need_cxx20_is_named(checkout):
     python = with_torch(checkout / 'base', '2.15.0+cpu')
     assert complaint(install(checkout, '--python', str(python), **OFFLINE)) == (
         'set-up: mmcv==2.1.0 is written in C++17 and cannot be compiled with torch 2.15.0+cpu: name a Python that has '
-        'torch 2.13 or older, or a CUDA build, beside which nothing is compiled, with PYTHON=/path/to/python3.'
+        'torch 2.13 or older with PYTHON=/path/to/python3, or name a Python whose torchvision works with its torch, '
+        'where nothing is compiled.'
     )
+
+
+@pytest.mark.parametrize(
+    'lane, compiled, end',
+    [('openmmlab', True, ', or leave out MMCV=compiled.'), ('onedl', False, 'PYTHON=/path/to/python3.')],
+)
+def test_the_way_out_of_a_build_follows_its_reason(modules, lane, compiled, end):
+    set_up = modules.install.Installer(lane, BASE, named=False, compiled=compiled)
+    with pytest.raises(modules.environment.SetupError) as caught:
+        set_up.check_build('2.15.0+cu130')
+    assert str(caught.value).endswith(end)
+
+
+def test_another_system_than_linux_is_named(modules, monkeypatch):
+    monkeypatch.setattr(sys, 'platform', 'darwin')
+    monkeypatch.setattr(sys, 'argv', ['install.py'])
+    with pytest.raises(SystemExit, match=r'^set-up: this works on Linux only: elsewhere, install'):
+        modules.install.main()
+
+
+def test_a_folder_that_cannot_be_written_is_not_taken_for_a_missing_module(modules):
+    set_up = modules.install.Installer('openmmlab', BASE, named=False)
+    set_up.venv = '/proc/environment'
+    with pytest.raises(modules.environment.SetupError, match=r'cannot create a virtual environment: .*/proc'):
+        set_up.create_venv()
 
 
 @pytest.mark.parametrize('version', ['1.13.1+cu117', '2.0.1+cu118', '2.1.2+cu118'])
@@ -175,13 +201,18 @@ def test_an_active_environment_of_one_lane_is_not_the_base_of_the_other(checkout
     assert (checkout / '.venv-onedl' / '.base').read_text() == BASE
 
 
-@pytest.mark.parametrize('change', [None, 'pin', 'lock', 'interpreter', 'torch', 'operators'])
+@pytest.mark.parametrize('change', [None, 'pin', 'lock', 'interpreter', 'torch', 'mmcv', 'operators'])
 def test_a_finished_environment_is_left_alone_until_something_changes(checkout, change, modules):
     with_torch(checkout / '.venv', '2.13.0+cpu')
     (checkout / '.venv' / '.base').write_text(BASE)
     set_up = modules.install.Installer('openmmlab', BASE, named=False)
-    (checkout / '.venv' / '.ready').write_text(set_up.fingerprint('2.12.0+cpu' if change == 'torch' else '2.13.0+cpu'))
-    if change == 'pin':
+    (checkout / '.venv' / '.ready').write_text(set_up.fingerprint())
+    if change == 'torch':
+        shutil.rmtree(checkout / '.venv')
+        with_torch(checkout / '.venv', '2.12.0+cpu')
+    elif change == 'mmcv':
+        add_mmcv(checkout / '.venv' / 'bin' / 'python', '2.1.0')
+    elif change == 'pin':
         (checkout / 'requirements' / 'torch.txt').write_text('torch==2.14.0')
     elif change == 'lock':
         lock = checkout / 'requirements' / 'lock-openmmlab.txt'
@@ -197,9 +228,15 @@ def test_a_finished_environment_is_left_alone_until_something_changes(checkout, 
 def test_compiled_operators_once_asked_for_stay(checkout, modules):
     with_torch(checkout / '.venv', '2.13.0+cu130')
     set_up = modules.install.Installer('openmmlab', BASE, named=False, compiled=True)
-    (checkout / '.venv' / '.ready').write_text(set_up.fingerprint('2.13.0+cu130'))
+    (checkout / '.venv' / '.ready').write_text(set_up.fingerprint())
     (checkout / '.venv' / '.compiled').touch()
     assert modules.install.Installer('openmmlab', BASE, named=False).is_ready()
+
+
+def test_a_base_interpreter_that_is_gone_is_replaced(checkout, modules):
+    (checkout / '.venv').mkdir()
+    (checkout / '.venv' / '.base').write_text('/gone/bin/python3')
+    assert modules.install.Installer('openmmlab', BASE, named=False).base_python == BASE
 
 
 # -- decisions ---------------------------------------------------------------------------------------------------------
@@ -324,16 +361,25 @@ def test_every_call_of_pip_is_constrained(set_up, modules, monkeypatch):
         ('2.1.0', 'onedl', False, False),
     ],
 )
-def test_an_mmcv_with_operators_of_the_base_interpreter_stays(checkout, modules, version, lane, compiled, stays):
+def test_an_mmcv_with_operators_of_the_base_interpreter_stays(
+    checkout, modules, capsys, version, lane, compiled, stays
+):
     python = with_torch(checkout / 'base', '2.13.0+cpu')
-    add_mmcv(python, version)
+    add_mmcv(python, version, cuda='"not available"')
     set_up = modules.install.Installer(lane, str(python), named=True, compiled=compiled)
     subprocess.run([BASE, '-m', 'venv', '--without-pip', set_up.venv], check=True)
     set_up.link_torch_of_base()
-    assert set_up.mmcv_that_stays() == ((version, False) if stays else None)
+    assert set_up.mmcv_that_stays() == ((version, False, True) if stays else None)
     if stays:  # nothing of mmcv is installed, so no compiler is looked for
         set_up.check_build('2.13.0+cpu')
         assert set_up.install_mmcv() == []
+        assert 'its operators run on CPUs only' not in capsys.readouterr().out
+
+
+def test_operators_without_cuda_beside_a_torch_with_it_are_told(set_up, capsys):
+    set_up.answers['get_compiling_cuda_version'] = '2.1.0\nFalse\n/usr/lib/python3/mmcv/_ext.so'
+    assert set_up.install_mmcv() == []
+    assert 'stays ... (its operators run on CPUs only, see docs/install.md)' in capsys.readouterr().out
 
 
 def test_operators_that_do_not_load_do_not_stay(checkout, modules):
@@ -350,7 +396,7 @@ def test_operators_that_do_not_load_do_not_stay(checkout, modules):
 )
 def test_of_operators_installed_before_only_compiled_ones_for_this_torch_stay(set_up, operators, fits_cuda, stays):
     set_up.answers['get_compiling_cuda_version'] = f'2.1.0\n{fits_cuda}\n{set_up.venv}/lib/{operators}'
-    assert set_up.mmcv_that_stays() == (('2.1.0', True) if stays else None)
+    assert set_up.mmcv_that_stays() == (('2.1.0', True, True) if stays else None)
 
 
 def answers_of(torch, torchvision):
@@ -382,7 +428,22 @@ def test_without_plan_torchvision_is_chosen_by_number(set_up):
     assert set_up.torchvision_of_torch() == 'torchvision==0.21.*'
 
 
-@pytest.mark.parametrize('torch, torchvision', [('2.13.0+cpu', True), ('2.13.0', False)])
+def test_a_cpu_build_whose_torchvision_works_needs_no_compiler(set_up):
+    set_up.answers = answers_of('2.13.0+cpu', torchvision=True) | {'find_spec("torchvision")': 'found'}
+    assert set_up.install_mmcv() == ['mmcv-lite==2.1.0']
+
+
+def test_a_torchvision_of_another_cuda_is_named(set_up, modules):
+    set_up.answers = answers_of('2.13.0+cu126', torchvision=False)
+    planned(set_up, 'torchvision==0.28.0')
+    with pytest.raises(
+        modules.environment.SetupError, match=r'does not work with torch 2.13.0\+cu126: install the one'
+    ):
+        set_up.install_mmcv()
+    assert any(command.endswith('uninstall --yes torchvision') for command in commands(set_up))
+
+
+@pytest.mark.parametrize('torch, torchvision', [('2.13.0+cpu', False), ('2.13.0', False)])
 def test_where_torchvision_has_no_operators_mmcv_is_compiled(set_up, torch, torchvision, capsys):
     set_up.answers = answers_of(torch, torchvision)
     planned(set_up, 'torchvision==0.28.0')
@@ -390,7 +451,7 @@ def test_where_torchvision_has_no_operators_mmcv_is_compiled(set_up, torch, torc
     assert set_up.install_mmcv() == ['mmcv==2.1.0']
     ran = commands(set_up)
     assert '--no-cache-dir --no-deps --ignore-installed mmcv==2.1.0' in ran[-1] and not any('lite==' in c for c in ran)
-    if not torchvision:
+    if '+cpu' not in torch:
         assert any(command.endswith('uninstall --yes torchvision') for command in ran)
         assert 'torchvision has no operators for this torch: mmcv is compiled' in capsys.readouterr().out
 
@@ -498,7 +559,7 @@ def test_a_cuda_whose_compiler_is_on_no_index_is_named(set_up, modules, no_cuda,
         modules.mmcv_build.cuda_variables(set_up.environment, '12.1', str(tmp_path))
     assert str(caught.value) == (
         'torch is built with CUDA 12.1, and no nvcc of that version was found: install the CUDA toolkit 12.1 and name '
-        'its folder with CUDA_HOME, or leave out MMCV=compiled.'
+        'its folder with CUDA_HOME.'
     )
 
 
@@ -527,6 +588,42 @@ def test_a_build_that_fails_with_precompiled_headers_is_tried_without(set_up, mo
     with pytest.raises(modules.environment.SetupError, match=r'Building mmcv==2.1.0 failed \(RuntimeError: nothing'):
         modules.mmcv_build.build(set_up.environment, 'mmcv==2.1.0')
     assert len(tried) == 2 and '-include' in tried[0] and '-include' not in tried[1]
+
+
+@pytest.mark.parametrize(
+    'output, words',
+    [
+        (
+            'error: subprocess-exited-with-error\nnms.cpp:7:10: fatal error: torch/types.h: No such file\n'
+            'RuntimeError: Error compiling objects for extension',
+            '(nms.cpp:7:10: fatal error: torch/types.h: No such file)',
+        ),
+        ('ERROR: Could not install packages due to an OSError: [Errno 28] No space left', '[Errno 28] No space left'),
+        (
+            "WARNING: Retrying after connection broken by 'ReadTimeoutError'\nERROR: [Errno 28] No space left",
+            '[Errno 28] No space left',
+        ),
+        (
+            'pip._vendor.urllib3.exceptions.ReadTimeoutError: Read timed out.',
+            'The connection to the package index broke',
+        ),
+        (
+            "WARNING: Retrying after connection broken by 'NewConnectionError'\nERROR: No matching distribution found",
+            'No package index could be reached',
+        ),
+    ],
+)
+def test_the_reason_of_a_failure_is_found_in_the_output(set_up, output, words):
+    Path(set_up.environment.log).write_text(f'\n$ pip install\n{output}\n')
+    assert words in str(set_up.environment.failure('pip'))
+
+
+def test_the_users_settings_of_pip_do_not_reach_the_environment(checkout, modules, monkeypatch):
+    monkeypatch.setenv('PIP_CONSTRAINT', '/of/a/container.txt')
+    monkeypatch.setenv('PIP_USER', '1')
+    environment = modules.environment.Environment(str(checkout))
+    environment.call(['env'])
+    assert 'PIP_CONSTRAINT=\n' in environment.last_output() and 'PIP_USER=0\n' in environment.last_output()
 
 
 # -- the line about torch, its device and the operators ----------------------------------------------------------------
@@ -564,6 +661,14 @@ def test_a_machine_without_gpu_is_told_one_line(device, capsys, monkeypatch):
             None,
             'The NVIDIA driver on your system is too old (found version 12040)',
         ),
+        (
+            '13.0',
+            'CUDA initialization: Unexpected error from cudaGetDeviceCount(). Did you run some cuda functions before '
+            'calling NumCudaDevices() that might have already set an error? Error 802: system not yet initialized '
+            '(Triggered internally at CUDAFunctions.cpp:109.)',
+            None,
+            '(Error 802: system not yet initialized)',
+        ),
         ('13.0', None, None, 'no device is visible'),
         ('13.0', None, '-1', "CUDA_VISIBLE_DEVICES is '-1'"),
     ],
@@ -589,7 +694,7 @@ def test_a_gpu_is_named(device, capsys, monkeypatch, problem):
     monkeypatch.setattr(device.torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(device, 'try_gpu', lambda: ('NVIDIA H100', problem))
     code, line, said = told(device, capsys)
-    assert code == 0 and ' on NVIDIA H100; operators' in line
+    assert code == bool(problem) and ' on NVIDIA H100; operators' in line
     assert said == (f'{problem} Cures: docs/install.md\n' if problem else '')
 
 

@@ -1,5 +1,6 @@
 """The package runs on the oldest supported torch: the smallest part of `make matrix`."""
 
+import re
 import subprocess
 import sys
 
@@ -16,4 +17,5 @@ def test_the_oldest_stack():
     matrix = [sys.executable, ROOT / 'tests' / 'matrix.py', 'oldest']
     done = subprocess.run(matrix, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert ' passed, ' in done.stdout and '| 2.1.2' in done.stdout
+    (passed,) = re.findall(r'\| 2\.1\.2\+\S+ \|.* (\d+) passed, \d+ skipped \|', done.stdout)
+    assert int(passed) > 1000

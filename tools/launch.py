@@ -10,25 +10,25 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 
-from torch import distributed
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import parse_args, run
 
-DistNetworkError = getattr(distributed, 'DistNetworkError', RuntimeError)  # torch 2.2
-
 
 def main() -> None:
+    args = parse_args(None)
     try:
-        run(parse_args(None))
+        run(args)
     except ChildFailedError as error:
         _end_loaders(error.failures.values())
         sys.exit(f'launch.py: the job has ended: {"; ".join(_reasons(error.failures))}')
     except SignalException as error:
         sys.exit(f'launch.py: the job has ended: {signal.Signals(error.sigval).name} stopped it')
-    except DistNetworkError as error:
+    except RuntimeError as error:  # newer versions of torch raise a subclass, DistNetworkError
+        if 'socket' not in str(error):
+            raise
         reason = str(error).partition(' (errno')[0].splitlines()[0]
-        sys.exit(f'launch.py: the processes cannot connect, check MASTER_ADDR and PORT: {reason}')
+        sys.exit(f'launch.py: the processes cannot connect, check MASTER_ADDR and PORT ({args.master_port}): {reason}')
 
 
 def _end_loaders(failures: Iterable[ProcessFailure]) -> None:

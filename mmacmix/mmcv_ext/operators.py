@@ -30,7 +30,7 @@ def _full(tensor):
 def nms(boxes, scores, iou_threshold, offset):
     """Indices of the boxes (N, 4) that remain, highest score first. Widths and heights are ``x2 - x1 + offset``."""
     order = scores.sort(0, descending=True)[1]
-    boxes = boxes[order]
+    boxes = _full(boxes[order])  # float16 could not tell the ranks below apart
     if offset:
         boxes = torch.cat((boxes[:, :2], boxes[:, 2:] + offset), 1)
     ranks = torch.arange(len(order), 0, -1, dtype=boxes.dtype, device=boxes.device)

@@ -147,8 +147,7 @@ def test_a_taken_port_is_named(place, tmp_path):
     log = tmp_path / 'log'
     job = start(place, log, 'env', 'PORT=29500', ROOT / 'tools' / 'dist_train.sh', CONFIG, 2)
     message = last_words(job, log)
-    assert message.startswith('launch.py: the processes cannot connect, check MASTER_ADDR and PORT: '), message
-    assert '29500' in message
+    assert message.startswith('launch.py: the processes cannot connect, check MASTER_ADDR and PORT (29500): '), message
 
 
 @pytest.mark.slow

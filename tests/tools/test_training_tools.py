@@ -228,7 +228,8 @@ def test_mistakes_are_reported_in_one_sentence(folder, monkeypatch, capsys, tool
 def test_a_mistake_ends_the_process_with_its_sentence(folder):
     done = start(ROOT / 'tools' / 'train.py', 'nothing.py', cwd=folder)
     assert (done.returncode, done.stdout) == (1, '')
-    assert done.stderr == 'train.py: there is no config at nothing.py\n'
+    assert 'Traceback' not in done.stderr  # torch 2.4 warns when MMEngine imports it
+    assert done.stderr.splitlines()[-1] == 'train.py: there is no config at nothing.py'
 
 
 def test_mixed_precision_without_a_gpu_is_refused(folder):
