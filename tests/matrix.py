@@ -106,6 +106,8 @@ def main() -> None:
 def test(stack: Stack, folder: Path) -> tuple[str, ...]:
     """Build the environment, run its tests, and return its row of the table."""
     python = build(stack, folder)
+    if not stack.compiled:
+        run([python, '-m', 'mmacmix.mmcv_ext'], folder)  # as it is in this checkout
     return (*versions(python, folder), run_tests(python, stack.tests, folder))
 
 
@@ -156,8 +158,6 @@ def build(stack: Stack, folder: Path) -> Path:
     # MMEngine requires OpenCV with a GUI, which does not import on servers without libGL.
     run([python, '-m', 'pip', 'uninstall', '--quiet', '--yes', 'opencv-python'], folder)
     run([*pip, '--force-reinstall', '--no-deps', TOOLS[-1]], folder)
-    if not stack.compiled:
-        run([python, '-m', 'mmacmix.mmcv_ext'], folder)
     ready.write_text(recipe)
     return python
 
