@@ -175,7 +175,7 @@ def make_train(folder: Path) -> tuple[str, ...]:
         for program in Path(place).glob('*'):
             if not COMPILERS.match(program.name):
                 (programs / program.name).unlink(missing_ok=True)
-                (programs / program.name).symlink_to(program.resolve())
+                (programs / program.name).symlink_to(program.absolute())
     python = base_interpreter('3.11')  # an environment could have a torch of its own
     run(['make', 'train', f'PYTHON={python}'], folder, clone, PATH=str(programs))
     results = json.loads((clone / 'work_dirs' / 'shapes' / 'results.json').read_text())
