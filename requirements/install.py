@@ -67,6 +67,7 @@ mmcv = find_spec('mmcv')
 operators = mmcv and PathFinder.find_spec('_ext', list(mmcv.submodule_search_locations))
 print(version('torch'), operators and operators.origin)
 """
+TORCH_VERSION = 'from importlib.metadata import version; print(version("torch"))'
 FIND_TORCHVISION = 'import importlib.util as u; print(u.find_spec("torchvision"))'
 TRY_TORCHVISION = 'import torch, torchvision; torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)'
 
@@ -191,7 +192,7 @@ class Installer:
 
     def installed_torch(self):
         """The version of torch in the environment's metadata, read without importing it."""
-        return self.environment.ask('from importlib.metadata import version; print(version("torch"))')
+        return self.environment.ask(TORCH_VERSION)
 
     def is_ready(self):
         if not os.path.exists(self.ready) or (self.named and not self.is_built_on_base()):
@@ -234,7 +235,7 @@ class Installer:
             write(os.path.join(site, 'base_environment.pth'), folder + '\n')
 
     def install_torch(self):
-        version = self.environment.ask('import torch') is not None and self.installed_torch()
+        version = self.environment.ask('import torch; ' + TORCH_VERSION)
         if version and release(version) < OLDEST_TORCH:
             raise SetupError(
                 '{} has torch {}, but mmacmix needs 2.1 or newer: upgrade it, or name another Python with '

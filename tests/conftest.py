@@ -17,7 +17,7 @@ def needs_torch(oldest, purpose):
 
 
 #: Types narrower than float32.
-HALF = [pytest.param(torch.float16, marks=needs_torch('2.13', 'float16 on CPUs')), torch.bfloat16]
+HALF = [pytest.param(torch.float16, marks=needs_torch('2.4', 'float16 on CPUs')), torch.bfloat16]
 
 
 @pytest.fixture(autouse=True)

@@ -341,6 +341,7 @@ def test_a_torch_of_another_version_keeps_its_requirements(checkout, modules, ve
 
 def test_every_call_of_pip_is_constrained(set_up, modules, monkeypatch):
     monkeypatch.setattr(modules.mmcv_build, 'check', lambda *arguments: None)
+    monkeypatch.setattr(modules.install.shutil, 'disk_usage', lambda path: SimpleNamespace(free=1e12))
     monkeypatch.setattr(modules.install.subprocess, 'call', lambda command: set_up.commands.append((command, {})))
     planned(set_up, 'torch==2.13.0+cpu', 'torchvision==0.28.0')
     set_up.create_environment = lambda: None

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,11 @@ def start(tool, *arguments, cwd, preexec_fn=None, **environment):
         env={**os.environ, 'OMP_NUM_THREADS': '1', **environment},
         preexec_fn=preexec_fn,
     )
+
+
+def own_words(stderr):
+    """What a tool writes to stderr, without the warning of torch 2.4 when MMEngine imports it."""
+    return re.sub(r'\S+ DeprecationWarning: `TorchScript` support for functional optimizers .*\n  .*\n', '', stderr)
 
 
 def python(*parts):

@@ -3,6 +3,7 @@
 import importlib.util
 import pkgutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -55,6 +56,14 @@ def test_installed_operators_are_compiled_or_those_of_the_package():
 
     path = Path(mmcv._ext.__file__)
     assert path.suffix != '.py' or path.read_bytes() == SOURCE.read_bytes()
+
+
+def test_nms_orders_more_boxes_than_half_precision_can_count(monkeypatch):
+    seen = []
+    vision = SimpleNamespace(nms=lambda boxes, scores, threshold: seen.append(scores) or torch.arange(len(scores)))
+    monkeypatch.setattr(operators, '_vision', lambda: vision)
+    operators.nms(torch.rand(3000, 4).half(), torch.rand(3000).half(), 0.5, 0)
+    assert (seen[0].diff() < 0).all()
 
 
 @pytest.mark.parametrize('name', DEFINED)

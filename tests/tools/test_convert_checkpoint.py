@@ -9,7 +9,7 @@ from mmacmix.backbones import ACmixResNet
 from mmacmix.checkpoints import load_checkpoint
 from mmacmix.datasets import write_shapes
 from tests import golden
-from tests.tooling import ROOT, complaint, load, start
+from tests.tooling import ROOT, complaint, load, own_words, start
 
 
 def convert(*arguments):
@@ -33,8 +33,7 @@ def test_a_failure_writes_nothing_and_names_the_keys(tmp_path):
     torch.save(state_dict, tmp_path / 'in.pth')
     done = convert('acmix-resnet', tmp_path / 'in.pth', tmp_path / 'out.pth')
     assert done.returncode == 1
-    assert 'Traceback' not in done.stderr
-    assert done.stderr.splitlines()[-1] == (
+    assert own_words(done.stderr).strip() == (
         "convert_checkpoint.py: not a checkpoint of 'acmix-resnet': missing keys: bn1.weight"
     )
     assert [path.name for path in tmp_path.iterdir()] == ['in.pth']
