@@ -1,0 +1,364 @@
+"""Kernel launches and memory traffic of a layer or a network on a CUDA GPU, counted without one.
+
+The forward and backward pass run on tensors of the device ``'meta'``, which have shapes and no memory. To the code that
+runs they claim to be on a CUDA device, so it takes the choices that it takes there. Every operation that reaches
+PyTorch's dispatcher is counted by these rules:
+
+- Views and uninitialised tensors launch nothing. Any other operation launches one kernel, which reads each input once
+  and writes each output once, unless ``_RULES`` says otherwise. Kernels that PyTorch splits further, such as the
+  gradient of a normalisation, count as one.
+- Elements that a tensor repeats, by expansion or overlapping views, are read once.
+- Convolutions follow cuDNN: the output is channels_last if the input or the weight is. Conversions of weights between
+  memory formats within a convolution are not counted.
+- ``scaled_dot_product_attention`` is the memory-efficient kernel. A mask whose rows are not aligned is padded first.
+- The package's own operators launch the kernels that ``OPERATORS`` lists.
+
+Work on CPU tensors is not counted; copying one to the GPU is a launch.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from ..ops import check_torch
+
+# The modelled GPU.
+LAUNCH_SECONDS = 5e-6  #: Time from one launch to the next.
+BYTES_PER_SECOND = 3e12  #: Memory bandwidth.
+
+
+class Traffic(NamedTuple):
+    """Launches of an operation, and the bytes that its kernels move."""
+
+    launches: int
+    read: int
+    written: int
+
+    def __add__(self, other: 'Traffic') -> 'Traffic':
+        return Traffic(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+class Operation(NamedTuple):
+    """An operation that launches kernels."""
+
+    name: str
+    launches: int
+    read: int  # bytes
+    written: int  # bytes
+    shapes: tuple[tuple[int, ...], ...]  # of its inputs
+
+
+class Summary(NamedTuple):
+    """Totals of several operations, and the modelled time."""
+
+    launches: int
+    bytes: int
+    seconds: float
+
+
+def count_launches(
+    module: nn.Module | Callable[..., Any], inputs: Tensor | Sequence[Tensor], backward: bool = False
+) -> list[Operation]:
+    """List the operations of a forward pass that launch kernels, or of a forward and backward pass.
+
+    One run precedes the counted one, so that tables that are cached for a size of input are not counted.
+
+    Args:
+        module: A module, which is copied, or a function. All tensors of a function but its inputs must be on the
+            device ``'meta'``.
+        inputs: The input or inputs, on any device; only shape, strides, dtype and ``requires_grad`` matter.
+        backward: Also count the gradients with respect to all parameters and inputs that require them. Forward alone
+            is counted without autograd. Default: ``False``.
+
+    Raises:
+        LibraryError: torch is older than 2.4.
+    """
+    check_torch('2.4', 'counting launches')
+    inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    inputs = [each.detach().to('meta').requires_grad_(each.requires_grad) for each in inputs]
+    if isinstance(module, nn.Module):
+        module = deepcopy(module).to('meta')
+    counter = Counter()
+    with MetaAsCuda():
+        for mode in (nullcontext(), counter):
+            leaves = [*inputs, *(module.parameters() if isinstance(module, nn.Module) else ())]
+            for leaf in leaves:
+                leaf.grad = None
+            with mode, torch.set_grad_enabled(backward):
+                outputs = [each for each in tree_leaves(module(*inputs)) if isinstance(each, Tensor)]
+                if backward:
+                    torch.autograd.backward(outputs, [torch.empty_like(output) for output in outputs])
+    return counter.operations
+
+
+def summarize(operations: Iterable[Operation]) -> Summary:
+    """Add up operations. A GPU that is limited by launches or by memory takes the larger of the two times."""
+    operations = list(operations)
+    launches = sum(each.launches for each in operations)
+    moved = sum(each.read + each.written for each in operations)
+    return Summary(launches, moved, max(launches * LAUNCH_SECONDS, moved / BYTES_PER_SECOND))
+
+
+# -- the device ------------------------------------------------------------------------------------
+
+
+class MetaAsCuda(TorchFunctionMode):
+    """Make tensors on the device ``'meta'`` claim to be on a CUDA device, and create CUDA tensors on ``'meta'``."""
+
+    _DEVICE = torch.device('cuda', 127)  # no machine has it: caches by device stay apart from those of real devices
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func == Tensor.device.__get__ and _true_device(args[0]) == 'meta':
+            return self._DEVICE
+        if func == Tensor.is_cuda.__get__ and _true_device(args[0]) == 'meta':
+            return True
+        if func is torch.device:
+            return func(*args, **(kwargs or {}))
+        args, kwargs = tree_map(self._on_meta, (list(args), kwargs or {}))
+        if isinstance(kwargs.get('device'), str):
+            kwargs['device'] = self._on_meta(torch.device(kwargs['device']))
+        if func is F.scaled_dot_product_attention and _true_device(args[0]) == 'meta' and args[0].dim() == 4:
+            return _memory_efficient_attention(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _on_meta(self, argument: Any) -> Any:
+        is_cuda = isinstance(argument, torch.device) and argument.type == 'cuda'
+        return torch.device('meta') if is_cuda else argument
+
+
+def _true_device(tensor: Tensor) -> str:
+    with torch._C.DisableTorchFunction():
+        return tensor.device.type
+
+
+def _memory_efficient_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """What ``scaled_dot_product_attention`` does on CUDA around its kernel; on 'meta' it has no fused kernel."""
+    if attn_mask is not None:
+        if attn_mask.dtype == torch.bool:
+            attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(attn_mask.logical_not(), -math.inf)
+        if attn_mask.stride(-1) != 1 or any(stride % 8 for stride in attn_mask.stride()[:-1]):
+            keys = attn_mask.shape[-1]
+            attn_mask = F.pad(attn_mask, (0, 8 - keys % 8))[..., :keys]
+        attn_mask = attn_mask.expand(*query.shape[:3], key.shape[2])
+    attend = torch.ops.aten._scaled_dot_product_efficient_attention
+    needs_lse = torch.is_grad_enabled() and any(each.requires_grad for each in (query, key, value))
+    return attend(query, key, value, attn_mask, needs_lse, dropout_p, is_causal, scale=scale)[0]
+
+
+# -- the count -------------------------------------------------------------------------------------
+
+
+class Counter(TorchDispatchMode):
+    """Records the operations on tensors of the device ``'meta'`` that would launch kernels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[Operation] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        with torch._C.DisableTorchFunction():
+            results = func(*args, **kwargs)
+            if func.overloadpacket in (torch.ops.aten.convolution, torch.ops.aten.convolution_backward):
+                results = _as_cudnn_returns(results, args)
+            arguments = dict(zip((each.name for each in func._schema.arguments), args, strict=False)) | kwargs
+            given = tensors(arguments)
+            on_gpu = any(each.is_meta for each in given + tensors(results))
+            if on_gpu and not (func.is_view or func.overloadpacket.__name__ in _NO_KERNELS):
+                traffic = _traffic(func, arguments, results)
+                shapes = tuple(tuple(each.shape) for each in given)
+                self.operations.append(Operation(func.overloadpacket.__name__, *traffic, shapes))
+        return results
+
+
+_NO_KERNELS = {
+    '_unsafe_view',
+    'empty',
+    'empty_like',
+    'empty_strided',
+    'lift_fresh',
+    'new_empty',
+    'new_empty_strided',
+    'resize_',
+    'set_',
+}
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    """The tensors of a nested structure."""
+    return [each for each in tree_leaves(tree) if isinstance(each, Tensor)]
+
+
+def size(tree: Any) -> int:
+    """Bytes of the distinct elements of all tensors in a nested structure; those on a CPU are not counted."""
+    return sum(map(_size, tensors(tree)))
+
+
+def _size(tensor: Tensor) -> int:
+    if tensor.numel() == 0 or not tensor.is_meta:
+        return 0
+    axes = list(zip(tensor.shape, tensor.stride(), strict=True))
+    not_expanded = math.prod(length for length, stride in axes if stride != 0)
+    extent = 1 + sum((length - 1) * stride for length, stride in axes)  # bounds overlapping views
+    return min(not_expanded, extent) * tensor.element_size()
+
+
+def _as_cudnn_returns(results: Any, args: Sequence[Any]) -> Any:
+    """Results of a convolution or its gradient in the memory format of cuDNN, which 'meta' does not know."""
+    channels_last = torch.channels_last
+
+    def prefers(each: Any) -> bool:
+        is_map = isinstance(each, Tensor) and each.dim() == 4
+        return is_map and each.is_contiguous(memory_format=channels_last) and not each.is_contiguous()
+
+    if not any(map(prefers, args[:3])):
+        return results
+    return tree_map(
+        lambda each: each.contiguous(memory_format=channels_last)
+        if isinstance(each, Tensor) and each.dim() == 4
+        else each,
+        results,
+    )
+
+
+def _traffic(func: Any, arguments: dict[str, Any], results: Any) -> Traffic:
+    name = func.overloadpacket.__name__
+    if func.namespace == 'mmacmix':
+        return sum(OPERATORS[name](arguments, results), start=Traffic(0, 0, 0))
+    if name in _RULES:
+        return _RULES[name](arguments, results)
+    mutated = {each.name for each in func._schema.arguments if each.alias_info and each.alias_info.is_write}
+    only_written = {each.name for each in func._schema.arguments if each.is_out} if mutated else set()
+    read = size([each for key, each in arguments.items() if key not in only_written])
+    outputs = {id(each): each for each in tensors([results, [arguments.get(key) for key in mutated]])}
+    return Traffic(1, read, size(list(outputs.values())))
+
+
+def _fill(arguments: dict[str, Any], results: Any) -> Traffic:
+    return Traffic(1, 0, size(results))
+
+
+def _copy(arguments: dict[str, Any], results: Any) -> Traffic:
+    return Traffic(1, size(arguments['src']), size(results))
+
+
+def _gather(arguments: dict[str, Any], results: Any) -> Traffic:
+    """Reads the chosen elements only."""
+    indices = arguments['index'] if 'index' in arguments else arguments['indices']
+    return Traffic(1, size(results) + size(indices), size(results))
+
+
+def _scatter(arguments: dict[str, Any], results: Any) -> Traffic:
+    """Writes the chosen elements only."""
+    source = arguments['source']
+    return Traffic(1, size(source) + size(arguments['index']), size(source))
+
+
+def _scatter_add(arguments: dict[str, Any], results: Any) -> Traffic:
+    source = arguments['source']
+    return Traffic(1, 2 * size(source) + size(arguments['index']), size(source))
+
+
+def _index_put(arguments: dict[str, Any], results: Any) -> Traffic:
+    values, times = arguments['values'], 2 if arguments.get('accumulate') else 1
+    return Traffic(1, times * size(values) + size(arguments['indices']), size(values))
+
+
+def _embed_in_zeros(arguments: dict[str, Any], results: Any) -> Traffic:
+    """Fills the result, then copies the argument into a part of it."""
+    part = size(arguments['grad_output'] if 'grad_output' in arguments else arguments['self'])
+    return Traffic(2, part, size(results) + part)
+
+
+def _convolution(arguments: dict[str, Any], results: Any) -> Traffic:
+    """The bias is added to the output by a second kernel."""
+    traffic = Traffic(1, size([arguments['input'], arguments['weight']]), size(results))
+    bias = arguments['bias']
+    return traffic if bias is None else traffic + Traffic(1, size(results) + size(bias), size(results))
+
+
+def _convolution_backward(arguments: dict[str, Any], results: Any) -> Traffic:
+    """A kernel per gradient."""
+    grad, x, weight = (arguments[name] for name in ('grad_output', 'input', 'weight'))
+    reads = [grad, weight], [grad, x], [grad]
+    kernels = zip(arguments['output_mask'], reads, results, strict=True)
+    return sum((Traffic(1, size(read), size(result)) for wanted, read, result in kernels if wanted), Traffic(0, 0, 0))
+
+
+def _baddbmm(arguments: dict[str, Any], results: Any) -> Traffic:
+    """The addend is copied into the result, to which the product is added."""
+    factors = size([arguments['batch1'], arguments['batch2']])
+    return Traffic(2, size(arguments['self']) + factors + size(results), 2 * size(results))
+
+
+def _attention(arguments: dict[str, Any], results: Any) -> Traffic:
+    return Traffic(1, size(arguments), size(results[:2]))  # the output and its log-sum-exp
+
+
+def _attention_backward(arguments: dict[str, Any], results: Any) -> Traffic:
+    """Delta, the sum of output times gradient over the channels, then all gradients."""
+    lse = arguments['logsumexp']
+    output = [arguments['grad_out_'], arguments['out']]
+    maps = [arguments[name] for name in ('grad_out_', 'query', 'key', 'value', 'attn_bias')]
+    return Traffic(1, size(output), size(lse)) + Traffic(1, size(maps) + 2 * size(lse), size(results))
+
+
+_FILLS = ('arange', 'fill_', 'full', 'full_like', 'new_full', 'new_ones', 'new_zeros', 'ones', 'ones_like')
+_FILLS += ('scalar_tensor', 'zero_', 'zeros', 'zeros_like')
+_RULES: dict[str, Callable[[dict[str, Any], Any], Traffic]] = {
+    **dict.fromkeys(_FILLS, _fill),
+    **dict.fromkeys(('embedding', 'gather', 'index', 'index_select'), _gather),
+    **dict.fromkeys(('constant_pad_nd', 'select_backward', 'slice_backward'), _embed_in_zeros),
+    '_scaled_dot_product_efficient_attention': _attention,
+    '_scaled_dot_product_efficient_attention_backward': _attention_backward,
+    'baddbmm': _baddbmm,
+    'convolution': _convolution,
+    'convolution_backward': _convolution_backward,
+    'copy_': _copy,
+    'index_add_': _scatter_add,
+    'index_copy_': _scatter,
+    'index_put_': _index_put,
+}
+
+
+# -- the package's own operators -------------------------------------------------------------------
+
+
+def one_kernel(arguments: dict[str, Any], results: Any) -> list[Traffic]:
+    """A kernel that reads each input once and writes each output once."""
+    return [Traffic(1, size(arguments), size(results))]
+
+
+def _neighborhood_attention_backward(arguments: dict[str, Any], results: Any) -> list[Traffic]:
+    """Torch operations for delta in float32, then a kernel for query, and one for key and value."""
+    grad, output, lse = (arguments[name] for name in ('grad', 'output', 'lse'))
+    wide = output.numel() * 4
+    casts = [Traffic(1, size(each), wide) for each in (output, grad) if each.dtype != torch.float32]
+    delta = [*casts, Traffic(1, 2 * wide, wide), Traffic(1, wide, size(lse))]
+    read = size([arguments[name] for name in ('query', 'key', 'value', 'grad')]) + 2 * size(lse)
+    return [*delta, Traffic(1, read, size(results[0])), Traffic(1, read, size(results[1:]))]
+
+
+#: The launches of each operator in the namespace ``mmacmix``, one entry per kernel. The dispatcher cannot see them.
+OPERATORS: dict[str, Callable[[dict[str, Any], Any], list[Traffic]]] = {
+    'neighborhood_attention': one_kernel,
+    'neighborhood_attention_backward': _neighborhood_attention_backward,
+}
