@@ -1,11 +1,14 @@
 #!/usr/bin/env python
 """Compare time and memory of ACmix, X-volution and LESA with the layers they replace, alternating in one process.
 
+``launches`` counts the kernel launches and the memory traffic of a GPU instead, and needs none.
+
 python tools/benchmark.py op --channels 64 --size 100 168 --backward
 python tools/benchmark.py backbone resnet50 --size 800 1344
 python tools/benchmark.py detector mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py configs/maskrcnn_acmix.py
 python tools/benchmark.py train mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py configs/maskrcnn_acmix.py
 python tools/benchmark.py scaling
+python tools/benchmark.py launches resnet50 --dtype bfloat16 --backward
 """
 
 import json
@@ -30,8 +33,17 @@ from mmacmix.deploy import fuse
 from mmacmix.errors import UserError, first_line
 from mmacmix.inference import build_model
 from mmacmix.layers import LESA, ACmix, MixingLayer, XVolution
-from mmacmix.ops import available_backends
+from mmacmix.ops import BACKENDS, available_backends, check_torch
+from mmacmix.reporting.launches import (
+    BYTES_PER_SECOND,
+    LAUNCH_SECONDS,
+    Operation,
+    count_launches,
+    group_operations,
+    summarize,
+)
 from mmacmix.reporting.measurement import Work, draw, draw_scaling, measure, table
+from mmacmix.reporting.tables import markdown_table
 
 
 @command_line
@@ -64,13 +76,19 @@ def main(argv: list[str] | None = None) -> None:
     scaling = commands.add_parser('scaling', help='ACmix-ResNet-50 over the image area and over the batch size')
     add_common(scaling, [2000, 1333], sizes)
 
+    launches = commands.add_parser('launches', help='kernel launches and memory traffic on a GPU, counted without one')
+    add_launches(launches)
+
     args = parser.parse_args(argv)
-    for path in filter(None, (args.json, args.chart)):
+    for path in filter(None, (args.json, getattr(args, 'chart', None))):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
         except OSError as error:
             raise UserError(f'{path} cannot be written: {error.strerror}') from error
+    if args.command == 'launches':
+        count(args)
+        return
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -352,6 +370,120 @@ def show(results: dict, args: Namespace, machine: str) -> None:
         draw_scaling(series, 'million pixels', title, args.chart)
     elif args.chart:
         draw(named, title, args.chart)
+
+
+def add_launches(parser: ArgumentParser) -> None:
+    """Add the options of the counts."""
+    text = 'one layer, or a backbone; default: layer'
+    parser.add_argument('network', nargs='?', choices=['layer', 'resnet50', 'swin-tiny'], default='layer', help=text)
+    parser.add_argument('--backend', nargs='+', metavar='NAME', help='backends to count; default: all for CUDA')
+    parser.add_argument('--backward', action='store_true', help='count forward and backward')
+    text = 'precision of weights and maps; default: float32'
+    parser.add_argument('--dtype', choices=['float32', 'float16', 'bfloat16'], default='float32', help=text)
+    text = 'height and width of the input in pixels; default: 200 336 for a layer, 800 1344 for a backbone'
+    parser.add_argument('--size', nargs=2, type=positive_int, metavar=('H', 'W'), help=text)
+    parser.add_argument('--batch', type=positive_int, default=1, help='number of images; default: 1')
+    parser.add_argument('--channels', type=positive_int, help='channels of a layer; default: 64')
+    parser.add_argument('--json', type=Path, help='file for the counts, with --verbose also of each operation')
+    parser.add_argument('--verbose', action='store_true', help='list the operations')
+
+
+def count(args: Namespace) -> None:
+    """Count the launches of a layer or a backbone with each backend, and of the plain one."""
+    check_torch('2.4', 'counting launches')
+    is_layer = args.network == 'layer'
+    if args.channels and not is_layer:
+        raise UserError('--channels is for a layer: a backbone has an image as its input')
+    args.channels = args.channels or 64 if is_layer else 3
+    args.size = args.size or ([200, 336] if is_layer else [800, 1344])
+    dtype = getattr(torch, args.dtype)
+    x = torch.empty(args.batch, args.channels, *args.size, dtype=dtype, device='meta')
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_(args.backward and is_layer)
+    try:
+        counts = {}
+        for name, network in uncounted(args).items():
+            network.train(args.backward)
+            counts[name] = count_launches(network.to(dtype), x, args.backward)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f'launches cannot be counted with these arguments: {first_line(error)}') from error
+    show_counts(counts, x.numel() * x.element_size() if is_layer else None, args)
+
+
+def uncounted(args: Namespace) -> dict[str, nn.Module]:
+    """The plain layer or backbone, and ACmix with each backend."""
+    if args.network == 'swin-tiny':
+        from mmdet.models import SwinTransformer
+
+        if args.backend:
+            raise UserError('--backend does not apply to swin-tiny: its windows do not overlap, so it has no backends')
+        return {'plain': SwinTransformer(), 'ACmix': ACmixSwinTransformer('tiny')}
+    available = available_backends('cuda')
+    for backend in args.backend or ():
+        if backend not in available:
+            reason = ': Triton is not installed' if backend == 'triton' and backend in BACKENDS else ''
+            raise UserError(f'there is no backend {backend!r} for CUDA{reason}; choose from {", ".join(available)}')
+    if 'triton' not in available and not args.backend:
+        print("The backend 'triton' is not counted, because Triton is not installed.")
+    chosen = args.backend or available
+    if args.network == 'layer':
+        sizes = dict(in_channels=args.channels, out_channels=args.channels)
+        networks = {'plain 3x3': nn.Conv2d(**sizes, kernel_size=3, padding=1, bias=False)}
+        return networks | {backend: ACmix(**sizes, backend=backend) for backend in chosen}
+    from mmdet.models import ResNet
+
+    networks = {'plain': ResNet(50, norm_eval=True)}
+    return networks | {backend: ACmixResNet(50, acmix=dict(backend=backend), norm_eval=True) for backend in chosen}
+
+
+def show_counts(counts: dict[str, list[Operation]], map_bytes: int | None, args: Namespace) -> None:
+    """Print the counts, and write them to the file of ``--json``. The unit is the input of a layer, or a GB."""
+    unit, unit_bytes = ('maps', map_bytes) if map_bytes else ('GB', 1e9)
+    facts = [
+        f'{args.network}, {args.batch} x {args.channels} x {args.size[0]}x{args.size[1]}, {args.dtype}, channels_last',
+        'forward and backward' if args.backward else 'forward',
+    ]
+    print(f'{", ".join(facts)}; torch {torch.__version__}')
+    print(
+        f'Counted, not measured. Modelled for a GPU with {BYTES_PER_SECOND / 1e12:g} TB/s where a launch costs '
+        f'{LAUNCH_SECONDS * 1e6:g} us: the time of all launches or of all bytes, whichever is larger.\n'
+    )
+    summaries = {name: summarize(operations) for name, operations in counts.items()}
+    plain = next(iter(summaries.values()))
+    rows = [
+        [
+            name,
+            str(summary.launches),
+            f'{summary.bytes / 1e9:.3g}',
+            *([f'{summary.bytes / map_bytes:.1f}'] if map_bytes else []),
+            f'{summary.seconds * 1e3:.3g}',
+            f'{summary.seconds / plain.seconds:.3g}',
+        ]
+        for name, summary in summaries.items()
+    ]
+    maps = ['maps'] if map_bytes else []
+    print(markdown_table(['', 'launches', 'GB', *maps, 'modelled ms', 'times plain'], rows))
+    results = {name: summary._asdict() for name, summary in summaries.items()}
+    if args.verbose:
+        for name, operations in counts.items():
+            grouped = group_operations(operations)
+            results[name]['operations'] = [each._asdict() for each in grouped]
+            rows = [
+                [
+                    each.name,
+                    str(each.launches),
+                    *(f'{moved / unit_bytes:.3f}' for moved in (each.read, each.written)),
+                    ' '.join('x'.join(map(str, shape)) or '()' for shape in each.shapes),
+                ]
+                for each in grouped
+            ]
+            print(markdown_table([name, 'launches', f'{unit} read', f'{unit} written', 'inputs'], rows))
+    if args.json:
+        settings = {name: value for name, value in vars(args).items() if name != 'json'}
+        model = dict(launch_seconds=LAUNCH_SECONDS, bytes_per_second=BYTES_PER_SECOND)
+        report = dict(settings=settings, model=model, map_bytes=map_bytes, torch=torch.__version__, results=results)
+        args.json.write_text(json.dumps(report, indent=2, default=str))
 
 
 if __name__ == '__main__':

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
 from ..ops import check_torch
 
@@ -77,7 +77,7 @@ def count_launches(
             device ``'meta'``.
         inputs: The input or inputs, on any device; only shape, strides, dtype and ``requires_grad`` matter.
         backward: Also count the gradients with respect to all parameters and inputs that require them. Forward alone
-            is counted without autograd. Default: ``False``.
+            is counted without autograd. The gradients are new: nothing is added to earlier ones. Default: ``False``.
 
     Raises:
         LibraryError: torch is older than 2.4.
@@ -94,9 +94,10 @@ def count_launches(
             for leaf in leaves:
                 leaf.grad = None
             with mode, torch.set_grad_enabled(backward):
-                outputs = [each for each in tree_leaves(module(*inputs)) if isinstance(each, Tensor)]
+                outputs = tensors(module(*inputs))
                 if backward:
-                    torch.autograd.backward(outputs, [torch.empty_like(output) for output in outputs])
+                    outputs = [each for each in outputs if each.requires_grad]
+                    torch.autograd.backward(outputs, [torch.empty_like(each) for each in outputs])
     return counter.operations
 
 
@@ -106,6 +107,18 @@ def summarize(operations: Iterable[Operation]) -> Summary:
     launches = sum(each.launches for each in operations)
     moved = sum(each.read + each.written for each in operations)
     return Summary(launches, moved, max(launches * LAUNCH_SECONDS, moved / BYTES_PER_SECOND))
+
+
+def group_operations(operations: Iterable[Operation]) -> list[Operation]:
+    """Add up operations of the same name and shapes, in the order of their first occurrence."""
+    groups: dict[tuple, Operation] = {}
+    for each in operations:
+        key = each.name, each.shapes
+        traffic = Traffic(*each[1:4])
+        if key in groups:
+            traffic += Traffic(*groups[key][1:4])
+        groups[key] = Operation(each.name, *traffic, each.shapes)
+    return list(groups.values())
 
 
 # -- the device ------------------------------------------------------------------------------------
@@ -204,7 +217,7 @@ _NO_KERNELS = {
 
 def tensors(tree: Any) -> list[Tensor]:
     """The tensors of a nested structure."""
-    return [each for each in tree_leaves(tree) if isinstance(each, Tensor)]
+    return [each for each in tree_flatten(tree)[0] if isinstance(each, Tensor)]
 
 
 def size(tree: Any) -> int:
@@ -226,17 +239,18 @@ def _as_cudnn_returns(results: Any, args: Sequence[Any]) -> Any:
     channels_last = torch.channels_last
 
     def prefers(each: Any) -> bool:
-        is_map = isinstance(each, Tensor) and each.dim() == 4
-        return is_map and each.is_contiguous(memory_format=channels_last) and not each.is_contiguous()
+        return _is_map(each) and each.is_contiguous(memory_format=channels_last) and not each.is_contiguous()
 
     if not any(map(prefers, args[:3])):
         return results
     return tree_map(
-        lambda each: each.contiguous(memory_format=channels_last)
-        if isinstance(each, Tensor) and each.dim() == 4
-        else each,
+        lambda each: each.contiguous(memory_format=channels_last) if _is_map(each) else each,
         results,
     )
+
+
+def _is_map(each: Any) -> bool:
+    return isinstance(each, Tensor) and each.dim() == 4
 
 
 def _traffic(func: Any, arguments: dict[str, Any], results: Any) -> Traffic:

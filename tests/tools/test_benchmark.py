@@ -11,7 +11,9 @@ from torch import nn
 
 from mmacmix.errors import UserError
 from mmacmix.layers import ACmix
+from mmacmix.ops import available_backends
 from mmacmix.reporting.measurement import Work
+from tests.conftest import needs_torch
 from tests.tooling import ROOT, complaint, load
 
 SMALL = (
@@ -81,6 +83,75 @@ def test_scaling_covers_area_and_batch_size(capsys, tmp_path):
     assert (tmp_path / 'scaling.png').stat().st_size > 5000
 
 
+def counts(capsys, *arguments):
+    """What the tool prints, and the rows of its first table by name."""
+    load('benchmark.py').main(['launches', *map(str, arguments)])
+    out = capsys.readouterr().out
+    table = out.split('\n\n')[1].splitlines()
+    rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in table]
+    return out, {row[0]: dict(zip(rows[0][1:], row[1:], strict=True)) for row in rows[2:]}
+
+
+@needs_torch('2.4', 'counting launches')
+def test_launches_of_a_layer_are_counted_for_every_backend(capsys, tmp_path):
+    file = tmp_path / 'new' / 'launches.json'
+    out, rows = counts(capsys, '--dtype', 'bfloat16', '--json', file)
+    assert 'Counted, not measured' in out and '3 TB/s where a launch costs 5 us' in out
+    assert list(rows) == ['plain 3x3', *available_backends('cuda')]
+    size, weight = 64 * 200 * 336 * 2, 64 * 64 * 9 * 2
+    assert rows['plain 3x3'] == {
+        'launches': '1',
+        'GB': '0.0173',
+        'maps': '2.0',
+        'modelled ms': f'{(2 * size + weight) / 3e9:.3g}',
+        'times plain': '1',
+    }
+    report = json.loads(file.read_text())
+    assert report['results']['plain 3x3'] == dict(
+        launches=1, bytes=2 * size + weight, seconds=pytest.approx((2 * size + weight) / 3e12)
+    )
+    assert report['model'] == dict(launch_seconds=5e-6, bytes_per_second=3e12) and report['map_bytes'] == size
+    assert report['settings']['size'] == [200, 336] and list(report['results']) == list(rows)
+    # The published algorithm copies the window of every query.
+    assert float(rows['reference']['maps']) > 2 * 2 * 49
+
+
+@needs_torch('2.4', 'counting launches')
+def test_operations_are_listed(capsys, tmp_path):
+    file = tmp_path / 'launches.json'
+    options = ('--channels', 8, '--size', 9, 12, '--batch', 2, '--backend', 'reference', '--verbose', '--json', file)
+    out, rows = counts(capsys, *options)
+    assert list(rows) == ['plain 3x3', 'reference']
+    weight = 8 * 8 * 9 / (2 * 8 * 9 * 12)
+    assert f'| convolution | 1 | {1 + weight:.3f} | 1.000 | 2x8x9x12 8x8x3x3 |' in out
+    result = json.loads(file.read_text())['results']['reference']
+    assert sum(each['launches'] for each in result['operations']) == result['launches']
+    assert sum(each['read'] + each['written'] for each in result['operations']) == result['bytes']
+
+
+@needs_torch('2.4', 'counting launches')
+@pytest.mark.parametrize('network', ['resnet50', 'swin-tiny'])
+def test_launches_of_backbones_are_counted(network, capsys):
+    options = ('--backend', 'reference') if network == 'resnet50' else ()
+    forward = counts(capsys, network, '--size', 64, 96, *options)[1]
+    assert list(forward) == ['plain', 'reference' if options else 'ACmix']
+    both = counts(capsys, network, '--size', 64, 96, '--backward', *options)[1]
+    for name, row in forward.items():
+        assert int(row['launches']) < int(both[name]['launches']) and 'maps' not in row
+    if network == 'resnet50':
+        assert forward['plain']['launches'] == '172' and both['plain']['launches'] == '416'
+
+
+@needs_torch('2.4', 'counting launches')
+def test_launches_without_triton(monkeypatch, capsys):
+    tool = load('benchmark.py')
+    monkeypatch.setattr(tool, 'available_backends', lambda device: ('reference',))
+    tool.main(['launches', '--channels', '8', '--size', '9', '9'])
+    assert "'triton' is not counted, because Triton is not installed.\n" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no backend 'triton' for CUDA: Triton is not installed; choose from reference"):
+        tool.main(['launches', '--backend', 'triton'])
+
+
 @pytest.mark.parametrize(
     'arguments, message',
     [
@@ -98,6 +169,26 @@ def test_scaling_covers_area_and_batch_size(capsys, tmp_path):
         (('op', '--channels', 6), 'out_channels must be a multiple of num_heads, got 6 and 4'),
         (('op', '--json', '/proc/nowhere/a.json'), '/proc/nowhere/a.json cannot be written'),
         (('op', '--device', 'abacus'), 'op cannot be measured with these arguments'),
+        pytest.param(
+            ('launches', '--backend', 'fast'),
+            "there is no backend 'fast' for CUDA; choose from",
+            marks=needs_torch('2.4', 'counting launches'),
+        ),
+        pytest.param(
+            ('launches', 'swin-tiny', '--backend', 'reference'),
+            '--backend does not apply to swin-tiny',
+            marks=needs_torch('2.4', 'counting launches'),
+        ),
+        pytest.param(
+            ('launches', 'resnet50', '--channels', '8'),
+            '--channels is for a layer',
+            marks=needs_torch('2.4', 'counting launches'),
+        ),
+        pytest.param(
+            ('launches', '--channels', '6'),
+            'out_channels must be a multiple of num_heads, got 6 and 4',
+            marks=needs_torch('2.4', 'counting launches'),
+        ),
     ],
 )
 def test_mistakes_are_reported_in_one_sentence(arguments, message, capsys):
