@@ -129,27 +129,24 @@ class MetaAsCuda(TorchFunctionMode):
     _DEVICE = torch.device('cuda', 127)  # no machine has it: caches by device stay apart from those of real devices
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func == Tensor.device.__get__ and _true_device(args[0]) == 'meta':
+        kwargs = kwargs or {}
+        # Within this method, tensors give their true device.
+        if func == Tensor.device.__get__ and args[0].is_meta:
             return self._DEVICE
-        if func == Tensor.is_cuda.__get__ and _true_device(args[0]) == 'meta':
+        if func == Tensor.is_cuda.__get__ and args[0].is_meta:
             return True
         if func is torch.device:
-            return func(*args, **(kwargs or {}))
-        args, kwargs = tree_map(self._on_meta, (list(args), kwargs or {}))
+            return func(*args, **kwargs)
+        args, kwargs = tree_map(self._on_meta, (list(args), kwargs))
         if isinstance(kwargs.get('device'), str):
             kwargs['device'] = self._on_meta(torch.device(kwargs['device']))
-        if func is F.scaled_dot_product_attention and _true_device(args[0]) == 'meta' and args[0].dim() == 4:
-            return _memory_efficient_attention(*args, **kwargs)
+        if func is F.scaled_dot_product_attention and args and args[0].is_meta and args[0].dim() == 4:
+            return _memory_efficient_attention(*args, **kwargs)  # only 4 axes have a fused kernel
         return func(*args, **kwargs)
 
     def _on_meta(self, argument: Any) -> Any:
         is_cuda = isinstance(argument, torch.device) and argument.type == 'cuda'
         return torch.device('meta') if is_cuda else argument
-
-
-def _true_device(tensor: Tensor) -> str:
-    with torch._C.DisableTorchFunction():
-        return tensor.device.type
 
 
 def _memory_efficient_attention(
@@ -160,7 +157,6 @@ def _memory_efficient_attention(
     dropout_p: float = 0.0,
     is_causal: bool = False,
     scale: float | None = None,
-    enable_gqa: bool = False,
 ) -> Tensor:
     """What ``scaled_dot_product_attention`` does on CUDA around its kernel; on 'meta' it has no fused kernel."""
     if attn_mask is not None:
