@@ -15,8 +15,8 @@ import json
 import math
 import re
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
@@ -401,9 +401,11 @@ def count(args: Namespace) -> None:
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_(args.backward and is_layer)
     try:
         counts = {}
-        for name, network in uncounted(args).items():
+        for name, network in alternatives(args).items():
             network.train(args.backward)
-            counts[name] = count_launches(network.to(dtype), x, args.backward)
+            # The mask of mmdet's Swin has the default dtype, which must be that of the maps.
+            with default_dtype(dtype) if args.network == 'swin-tiny' and name == 'plain' else nullcontext():
+                counts[name] = count_launches(network.to(dtype), x, args.backward)
     except UserError:
         raise
     except Exception as error:
@@ -411,7 +413,17 @@ def count(args: Namespace) -> None:
     show_counts(counts, x.numel() * x.element_size() if is_layer else None, args)
 
 
-def uncounted(args: Namespace) -> dict[str, nn.Module]:
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def alternatives(args: Namespace) -> dict[str, nn.Module]:
     """The plain layer or backbone, and ACmix with each backend."""
     if args.network == 'swin-tiny':
         from mmdet.models import SwinTransformer

@@ -10,6 +10,7 @@ PyTorch's dispatcher is counted by these rules:
 - Elements that a tensor repeats, by expansion or overlapping views, are read once.
 - Convolutions follow cuDNN: the output is channels_last if the input or the weight is. Conversions of weights between
   memory formats within a convolution are not counted.
+- Autograd copies the gradient of a parameter that has another memory format than the parameter, as it does on a GPU.
 - ``scaled_dot_product_attention`` is the memory-efficient kernel. A mask whose rows are not aligned is padded first.
 - The package's own operators launch the kernels that ``OPERATORS`` lists.
 
@@ -140,8 +141,11 @@ class MetaAsCuda(TorchFunctionMode):
         args, kwargs = tree_map(self._on_meta, (list(args), kwargs))
         if isinstance(kwargs.get('device'), str):
             kwargs['device'] = self._on_meta(torch.device(kwargs['device']))
-        if func is F.scaled_dot_product_attention and args and args[0].is_meta and args[0].dim() == 4:
-            return _memory_efficient_attention(*args, **kwargs)  # only 4 axes have a fused kernel
+        # Only maps with four axes, and as many heads of keys as of queries, have the kernel.
+        fused = func is F.scaled_dot_product_attention and not kwargs.get('enable_gqa')
+        if fused and args and args[0].is_meta and args[0].dim() == 4:
+            kwargs.pop('enable_gqa', None)
+            return _memory_efficient_attention(*args, **kwargs)
         return func(*args, **kwargs)
 
     def _on_meta(self, argument: Any) -> Any:

@@ -135,7 +135,8 @@ def test_launches_of_backbones_are_counted(network, capsys):
     options = ('--backend', 'reference') if network == 'resnet50' else ()
     forward = counts(capsys, network, '--size', 64, 96, *options)[1]
     assert list(forward) == ['plain', 'reference' if options else 'ACmix']
-    both = counts(capsys, network, '--size', 64, 96, '--backward', *options)[1]
+    both = counts(capsys, network, '--size', 64, 96, '--backward', '--dtype', 'bfloat16', *options)[1]
+    assert torch.get_default_dtype() == torch.float32
     for name, row in forward.items():
         assert int(row['launches']) < int(both[name]['launches']) and 'maps' not in row
     if network == 'resnet50':
