@@ -39,7 +39,7 @@ def pair(name):
         x = torch.rand(1, 256, 50, 84)
     else:
         channels, size = (64, (100, 168)) if '64' in name else (512, (13, 21))
-        networks = [ACmix(channels, channels, backend=backend) for backend in ('blocked', 'reference')]
+        networks = [ACmix(channels, channels, backend=backend) for backend in ('tiles', 'reference')]
         x = torch.rand(1, channels, *size)
     if 'fused' in name:
         networks = fuse(networks[0]), networks[1]

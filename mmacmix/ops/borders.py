@@ -34,12 +34,6 @@ def gather_reflected(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return maps
 
 
-def outside_window(queries: int, keys: int, step: int, kernel_size: int) -> Tensor:
-    """Whether each key lies outside each query's window, ``step`` keys from one query to the next."""
-    offsets = torch.arange(keys) - torch.arange(queries)[:, None] * step
-    return (offsets < 0) | (offsets >= kernel_size)
-
-
 def residues_and_step(stride: int, dilation: int) -> tuple[int, int]:
     """Number of residues of ``query * stride`` modulo the dilation, and keys from query to query of a residue."""
     common = math.gcd(stride, dilation)

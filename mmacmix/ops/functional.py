@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from .arguments import check_window
-from .backends import blocked, reference
+from .backends import reference, tiles
 from .sizes import ceil_div
 from .torch_versions import check_torch
 
 #: In order of preference. 'triton' is not first, because so far its kernels have only run in Triton's interpreter.
-BACKENDS = ('blocked', 'triton', 'reference')
+BACKENDS = ('tiles', 'triton', 'reference')
 _TRITON_TORCH = '2.4'  # torch.library.custom_op
 _HAS_TRITON = find_spec('triton') is not None and torch.__version__ >= _TRITON_TORCH
 
@@ -46,8 +46,8 @@ def neighborhood_attention(
     The softmax is computed in float32 or wider.
 
     All backends support first derivatives by ``backward`` and ``torch.autograd.grad``. Second derivatives and
-    ``torch.func`` need ``'reference'``. Under ``torch.export`` and ``torch.jit.trace``, ``'blocked'`` consists of
-    standard operations and accepts maps of any size.
+    ``torch.func`` need ``'reference'``. Under ``torch.export``, ``torch.jit.trace`` and ``torch.compile``, ``'tiles'``
+    consists of standard operations and accepts maps of any size.
 
     Args:
         query: ``(B, heads, head_dim, ceil(H / stride), ceil(W / stride))``. The query at (y, x) is centred at
@@ -57,8 +57,8 @@ def neighborhood_attention(
         kernel_size: Side of the window, odd. Default: 7.
         stride: Step between queries in pixels. Default: 1.
         dilation: Step between the keys of a window in pixels. Default: 1.
-        backend: ``'blocked'`` (any device), ``'triton'`` (CUDA devices, float32 and narrower, torch 2.4),
-            ``'reference'`` (any device, slow) or ``'auto'``, currently ``'blocked'`` on all devices.
+        backend: ``'tiles'`` (any device), ``'triton'`` (CUDA devices, float32 and narrower, torch 2.4),
+            ``'reference'`` (any device, slow) or ``'auto'``, currently ``'tiles'`` on all devices.
             Default: ``'auto'``.
 
     Returns:
@@ -85,7 +85,7 @@ def neighborhood_attention(
     if name == 'triton':
         from .backends import triton_kernels as module
     else:
-        module = blocked if name == 'blocked' else reference
+        module = tiles if name == 'tiles' else reference
     return module.neighborhood_attention(query, key, value, kernel_size, stride, dilation)
 
 

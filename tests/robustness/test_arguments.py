@@ -23,7 +23,7 @@ from mmacmix.ops import ceil_div, neighborhood_attention
 any_of, BOOLS = st.sampled_from, st.booleans()
 SIDES, IMAGE_SIDES = st.integers(1, 12), st.integers(1, 40)
 ONE_TO_THREE, ONE_OR_TWO = st.integers(1, 3), st.integers(1, 2)
-DROP_RATES, BACKENDS = any_of([0, 0.1, 0.5]), any_of(['auto', 'blocked', 'reference'])
+DROP_RATES, BACKENDS = any_of([0, 0.1, 0.5]), any_of(['auto', 'tiles', 'reference'])
 # The two paths, in every ACmix layer.
 PATHS = dict(
     rates=any_of([(0.5, 0.5), [1, 0], (0, 2.0), (-1.0, 0.0)]),

@@ -33,7 +33,7 @@ def rows(capsys, *arguments):
 def test_a_layer_is_measured_with_every_backend(capsys, tmp_path):
     out = tmp_path / 'new' / 'op.json'
     names = rows(capsys, 'op', '--channels', 8, '--size', 9, 12, '--json', out, '--chart', tmp_path / 'op.png')
-    assert names == ['plain 3x3', 'blocked', 'reference', 'fused', 'XVolution', 'XVolution, fused']
+    assert names == ['plain 3x3', 'tiles', 'reference', 'fused', 'XVolution', 'XVolution, fused']
     report = json.loads(out.read_text())
     assert list(report['results']) == names and len(report['results']['fused']['seconds']) == 1
     assert report['settings']['size'] == [9, 12] and report['torch']
@@ -44,21 +44,21 @@ def test_backward_reports_kept_memory_and_skips_fused_layers(capsys, tmp_path):
     out = tmp_path / 'op.json'
     options = ('--backward', '--dtype', 'bfloat16', '--channels-last', '--stride', 2)
     names = rows(capsys, 'op', '--channels', 16, '--size', 9, 12, *options, '--json', out)
-    assert names == ['plain 3x3', 'blocked', 'reference', 'XVolution', 'LESA']
+    assert names == ['plain 3x3', 'tiles', 'reference', 'XVolution', 'LESA']
     kept = {name: each['kept_memory'] for name, each in json.loads(out.read_text())['results'].items()}
-    assert 0 < kept['blocked'] < kept['reference']
+    assert 0 < kept['tiles'] < kept['reference']
 
 
 def test_alternatives_and_baseline_can_be_chosen(capsys):
-    options = ('--only', 'fused', '--baseline', 'blocked')
-    assert rows(capsys, 'op', '--channels', 8, '--size', 9, 12, *options) == ['blocked', 'fused']
+    options = ('--only', 'fused', '--baseline', 'tiles')
+    assert rows(capsys, 'op', '--channels', 8, '--size', 9, 12, *options) == ['tiles', 'fused']
 
 
 def test_backbones_are_measured(capsys):
     assert rows(capsys, 'backbone', 'swin-tiny', '--size', 32, 32, '--backward') == ['plain', 'ACmix']
-    only = ('--only', 'blocked', 'XVolutionResNet, fused', 'LESAResNet', 'plain, fused')
+    only = ('--only', 'tiles', 'XVolutionResNet, fused', 'LESAResNet', 'plain, fused')
     names = rows(capsys, 'backbone', 'resnet50', '--size', 32, 32, *only)
-    assert names == ['plain', 'blocked', 'XVolutionResNet, fused', 'LESAResNet', 'plain, fused']
+    assert names == ['plain', 'tiles', 'XVolutionResNet, fused', 'LESAResNet', 'plain, fused']
 
 
 def test_detectors_and_their_training_are_measured(capsys):
@@ -161,7 +161,7 @@ def test_launches_without_triton(monkeypatch, capsys):
         (('op', '--chart', 'a.jpg'), '--chart: must be a .png file, got a.jpg'),
         (
             ('op', '--only', 'fast'),
-            "no alternative 'fast': choose from 'plain 3x3', 'blocked', 'reference', 'fused', 'XVolution'",
+            "no alternative 'fast': choose from 'plain 3x3', 'tiles', 'reference', 'fused', 'XVolution'",
         ),
         (('train', 'nowhere.py'), 'there is no config at nowhere.py'),
         (('train', 'mmdet::nowhere.py'), 'mmdet/.mim/configs/nowhere.py'),

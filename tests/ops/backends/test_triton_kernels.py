@@ -70,10 +70,10 @@ def test_operator_is_registered_correctly():
 
 
 def test_is_available_on_gpus_except_in_float64():
-    assert available_backends('cuda') == ('blocked', 'triton', 'reference')
-    assert available_backends('cpu') == ('blocked', 'reference')
+    assert available_backends('cuda') == ('tiles', 'triton', 'reference')
+    assert available_backends('cpu') == ('tiles', 'reference')
     maps = random_maps((1, 1, 4, 3, 3), device=DEVICE)[:3]
-    with pytest.raises(ValueError, match=r"one of \('blocked', 'reference'\) on .* in torch.float64, got 'triton'"):
+    with pytest.raises(ValueError, match=r"one of \('tiles', 'reference'\) on .* in torch.float64, got 'triton'"):
         neighborhood_attention(*maps, 3, backend='triton')
 
 
