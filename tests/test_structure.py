@@ -66,7 +66,8 @@ def test_arrows_point_down(path):
 
 
 def test_operators_and_layers_import_only_torch():
-    allowed = {'collections', 'functools', 'importlib', 'math', 'typing', 'torch', 'triton', 'mmacmix'}
+    standard = {'collections', 'contextlib', 'functools', 'importlib', 'itertools', 'math', 'os', 'typing', 'warnings'}
+    allowed = standard | {'torch', 'triton', 'mmacmix'}
     for path in TREES:
         if room(path) in ('ops', 'layers'):
             assert {package for package, _ in imports(path)} <= allowed, path

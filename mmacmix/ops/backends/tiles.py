@@ -169,7 +169,8 @@ def _combined(rows: Tensor, columns: Tensor) -> Tensor:
 def _of_sizes(build, query: Tensor, key: Tensor, window: Window):
     """``_tiling`` or ``_overlaps`` of the maps' sizes, cached unless the maps are fake, as compilers' are."""
     build = build if type(query.new_empty(0)) is Tensor else build.__wrapped__
-    return build(query.shape[3:], key.shape[3:], window, _dtype_of_tiles(query), query.device)
+    with torch.inference_mode(False):  # training may use it later
+        return build(query.shape[3:], key.shape[3:], window, _dtype_of_tiles(query), query.device)
 
 
 def _dtype_of_tiles(query: Tensor) -> torch.dtype:

@@ -84,6 +84,14 @@ def test_autocast_does_not_round_float32_maps():
         assert torch.equal(result, truth)
 
 
+def test_training_follows_inference_mode():
+    maps = random_maps((1, 2, 4, 11, 13))
+    tiles._tiling.cache_clear()
+    with torch.inference_mode():
+        tiles.neighborhood_attention(*maps[:3], 7, 1, 1)
+    check_against_reference(maps, 7, 1, 1)
+
+
 def test_fake_tensors_do_not_enter_the_cache():
     maps = random_maps((1, 2, 4, 11, 13))
     for cached in (tiles._tiling, tiles._overlaps):
