@@ -49,7 +49,7 @@ def neighborhood_attention(
     """See ``mmacmix.ops.neighborhood_attention``. Products and softmax accumulate in float32.
 
     The last three arguments are the terms of the ACmix layer in the module's docstring, given together or not at all.
-    They may have any floating-point dtype and are read as float32.
+    They may have any floating-point dtype; the bias is rounded to the query's dtype, the others are read as float32.
 
     Args:
         query_bias: ``(heads, head_dim)``, added to each query. Default: None.
@@ -66,7 +66,8 @@ def neighborhood_attention(
 #: Arguments that differ between images of different sizes. Triton would compile a kernel for each of their
 #: divisibilities by 16, and the terms may lie anywhere in a larger tensor.
 _UNSPECIALIZED = (
-    'heads', 'height', 'width', 'query_height', 'query_width', 'tiles', 'tiles_x', 'query_bias', 'position', 'rate',
+    'heads', 'height', 'width', 'query_height', 'query_width', 'tiles', 'tiles_x', 'plane_size',
+    'query_bias', 'position', 'rate',
 )  # fmt: skip
 _jit = triton.jit(do_not_specialize=_UNSPECIALIZED)
 
@@ -141,14 +142,9 @@ def _store(plane, y, x, d, step_y, step_x, step_d, mask, values):
 
 
 @triton.jit
-def _load_bias(query_bias, head, d, HEAD_DIM: tl.constexpr):
-    return tl.load(query_bias + head * HEAD_DIM + d, mask=d < HEAD_DIM, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def _add_bias(q, bias):
-    """Rounded to the query's dtype, so that all kernels multiply the same numbers."""
-    return (q.to(tl.float32) + bias[None, :]).to(q.dtype)
+def _load_bias(query_bias, head, d, dtype, HEAD_DIM: tl.constexpr):
+    """The head's bias, (1, channels), in the query's dtype, in which it is added."""
+    return tl.load(query_bias + head * HEAD_DIM + d, mask=d < HEAD_DIM, other=0.0).to(dtype)[None, :]
 
 
 @triton.jit
@@ -210,7 +206,7 @@ def _forward_kernel(
     key_columns = _offsets(columns, d, key_x, key_d)
     value_columns = _offsets(columns, d, value_x, value_d)
     if TERMS:
-        q = _add_bias(q, _load_bias(query_bias, head, d, HEAD_DIM))
+        q += _load_bias(query_bias, head, d, q.dtype, HEAD_DIM)
         position_x, position_y = _load_position(position, d, HEAD_DIM)
         slope_x, slope_y = _slopes(q, position_x, position_y, scale)
         coordinate_x = columns.to(tl.float32) * unit_x - 1
@@ -282,7 +278,7 @@ def _grad_query_kernel(
     key_columns = _offsets(columns, d, key_x, key_d)
     value_columns = _offsets(columns, d, value_x, value_d)
     if TERMS:
-        q = _add_bias(q, _load_bias(query_bias, head, d, HEAD_DIM))
+        q += _load_bias(query_bias, head, d, q.dtype, HEAD_DIM)
         position_x, position_y = _load_position(position, d, HEAD_DIM)
         slope_x, slope_y = _slopes(q, position_x, position_y, scale)
         tl.store(planes + plane_size + pixel, slope_x, mask=inside)
@@ -308,6 +304,8 @@ def _grad_query_kernel(
         in_rows = (row >= top) & (row < top + KERNEL)
         weight = tl.where(in_rows[:, None] & in_columns, tl.exp2(score - lse[:, None]), 0.0)
         grad_score = weight * (grad_weight - delta[:, None])
+        if KERNEL == 1:  # softmax over one key is constant; rounding errors would remain
+            grad_score = tl.zeros_like(grad_score)
         if TERMS:
             sum_of_scores += grad_score
             sum_over_y += grad_score * (key_row - first_y * STRIDE).to(tl.float32)
@@ -378,7 +376,7 @@ def _grad_key_value_kernel(
     k = _load(key, y, x, d, key_y, key_x, key_d, mask)
     v = _load(value, y, x, d, value_y, value_x, value_d, mask)
     if TERMS:
-        bias = _load_bias(query_bias, head, d, HEAD_DIM)
+        bias = _load_bias(query_bias, head, d, k.dtype, HEAD_DIM)
         factor = tl.load(rate).to(tl.float32)
         coordinate_y = y.to(tl.float32) * unit_y - 1
         coordinate_x = x.to(tl.float32) * unit_x - 1
@@ -427,7 +425,7 @@ def _grad_key_value_kernel(
                         lse = tl.load(lse_map + pixel, mask=inside, other=0.0)
                         delta = tl.load(planes + pixel, mask=inside, other=0.0)
                         if TERMS:
-                            q = _add_bias(q, bias)
+                            q += bias
                         score = tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale
                         grad_weight = tl.dot(v, tl.trans(g), input_precision=PRECISION)
                         if TERMS:
@@ -439,6 +437,8 @@ def _grad_key_value_kernel(
                         weight = tl.where(seen, tl.exp2(score - lse[None, :]), 0.0)
                         acc_v += tl.dot(weight.to(g.dtype), g, input_precision=PRECISION)
                         grad_score = weight * (grad_weight - delta[None, :])
+                        if KERNEL == 1:
+                            grad_score = tl.zeros_like(grad_score)
                         acc_k += tl.dot(grad_score.to(q.dtype), q, input_precision=PRECISION)
     if TERMS:
         tl.store(partial_sums + tl.program_id(0), tl.sum(tl.sum(v.to(tl.float32) * acc_v, 1), 0))
@@ -451,12 +451,38 @@ def _grad_key_value_kernel(
 
 
 class _Tiling(NamedTuple):
-    """Rows and columns of a tile, and warps and pipeline stages of its program."""
+    """A program's tile of one map, queries or keys, and the row of the other map that it loads at a time."""
 
     rows: int
     columns: int
+    other_columns: int
     num_warps: int
-    num_stages: int
+    num_stages: int  # of the pipeline
+
+    def shared_memory(self, head_dim: int, dtype: torch.dtype) -> int:
+        """An upper bound in bytes: two maps of the tile, of each stage two rows of other maps, and two score tiles."""
+        pixels = self.rows * self.columns
+        loaded = 2 * (pixels + self.num_stages * self.other_columns)
+        return loaded * _padded(head_dim) * dtype.itemsize + 2 * pixels * self.other_columns * 4
+
+
+_SHARED_MEMORY = 99 * 1024  # bytes per program, on the smallest GPUs since compute capability 8.0
+#: Pixels, warps and pipeline stages of a tile of queries and of a tile of keys, by padded head_dim, where products use
+#: tensor cores and where they do not (float32 without TF32). The accumulators stay in registers, see the tests.
+_TENSOR_CORES = {
+    16: ((32, 2, 3), (32, 2, 3)),
+    32: ((32, 2, 3), (32, 2, 3)),
+    64: ((32, 2, 3), (32, 2, 3)),
+    128: ((16, 2, 3), (16, 4, 2)),
+    256: ((16, 4, 2), (16, 8, 1)),
+}
+_SCALAR = {
+    16: ((16, 1, 2), (16, 1, 2)),
+    32: ((16, 2, 2), (16, 2, 2)),
+    64: ((16, 4, 2), (16, 4, 2)),
+    128: ((16, 8, 2), (16, 8, 2)),
+    256: ((16, 8, 1), (16, 8, 1)),
+}
 
 
 def _precision() -> str:
@@ -473,9 +499,43 @@ def _padded(size: int) -> int:
     return max(16, triton.next_power_of_2(size))
 
 
-def _tiling(head_dim: int, dtype: torch.dtype) -> _Tiling:
-    channels = _padded(head_dim)
-    return _Tiling(4, 8, 2 if channels <= 64 else 4, 1 if channels * dtype.itemsize > 256 else 3)
+def _tiling(
+    head_dim: int, dtype: torch.dtype, kernel_size: int, step: int, of_keys: bool = False, precision: str | None = None
+) -> _Tiling:
+    """Tiling of the queries, or of the keys.
+
+    Args:
+        step: Keys from one query to the next along a row.
+        precision: Of products in float32. Default: None, as set now.
+    """
+    scalar = dtype == torch.float32 and (precision or _precision()) == 'ieee'
+    pixels, num_warps, num_stages = (_SCALAR if scalar else _TENSOR_CORES)[_padded(head_dim)][of_keys]
+    columns = 8
+    if of_keys:
+        other_columns = _padded((columns + kernel_size - 2) // step + 1)
+    else:
+        other_columns, narrower = (_padded((side - 1) * step + kernel_size) for side in (columns, 4))
+        if narrower < other_columns:  # otherwise padding makes a narrower tile load as much
+            columns, other_columns = 4, narrower
+            if pixels == 32:
+                pixels, num_warps = 16, num_warps // 2
+    tiling = _Tiling(pixels // columns, columns, other_columns, num_warps, num_stages)
+    while tiling.num_stages > 1 and tiling.shared_memory(head_dim, dtype) > _SHARED_MEMORY:
+        tiling = tiling._replace(num_stages=tiling.num_stages - 1)
+    return tiling
+
+
+def supports(head_dim: int, dtype: torch.dtype, kernel_size: int, stride: int, dilation: int) -> bool:
+    """Whether all kernels fit in the shared memory of GPUs of compute capability 8.0 and newer."""
+    if dtype not in (torch.float32, torch.float16, torch.bfloat16) or _padded(head_dim) > max(_TENSOR_CORES):
+        return False
+    step = residues_and_step(stride, dilation)[1]
+    tilings = [
+        _tiling(head_dim, dtype, kernel_size, step, of_keys, precision)
+        for of_keys in (False, True)
+        for precision in ('ieee', 'tf32')
+    ]
+    return all(tiling.shared_memory(head_dim, dtype) <= _SHARED_MEMORY for tiling in tilings)
 
 
 def _tiles(tiling: _Tiling, sides: tuple[int, int], residues: int) -> tuple[int, int]:
@@ -484,8 +544,8 @@ def _tiles(tiling: _Tiling, sides: tuple[int, int], residues: int) -> tuple[int,
     return tiles_y * tiles_x * residues**2, tiles_x
 
 
-def _launch(kernel, maps, others, query, key, tiling, tiled, residues, columns, constants, plane_size=None) -> None:
-    """Run a kernel on tiles of ``tiled``, query or key, each of which meets ``columns`` columns of the other map."""
+def _launch(kernel, maps, others, query, key, tiling, tiled, residues, constants, plane_size=None) -> None:
+    """Run a kernel on tiles of ``tiled``, query or key."""
     batch, heads, head_dim = key.shape[:3]
     tiles, tiles_x = _tiles(tiling, tiled.shape[3:], residues)
     programs = batch * tiles * heads
@@ -499,7 +559,7 @@ def _launch(kernel, maps, others, query, key, tiling, tiled, residues, columns, 
             heads, *key.shape[3:], *query.shape[3:], tiles, tiles_x, head_dim**-0.5 * _LOG2E, *units,
             *([] if plane_size is None else [plane_size]),
             head_dim, _padded(head_dim), _precision(), others[-1] is not None, tiling.rows, tiling.columns,
-            _padded(columns), *constants, num_warps=tiling.num_warps, num_stages=tiling.num_stages,
+            tiling.other_columns, *constants, num_warps=tiling.num_warps, num_stages=tiling.num_stages,
         )  # fmt: skip
 
 
@@ -518,11 +578,10 @@ def _attend(
     """Output, and the base-2 log-sum-exp of the scores."""
     output, lse = _empty(query, key, value, kernel_size, stride, dilation)
     residues, step = residues_and_step(stride, dilation)
-    tiling = _tiling(query.shape[2], query.dtype)
-    columns = (tiling.columns - 1) * step + kernel_size
+    tiling = _tiling(query.shape[2], query.dtype, kernel_size, step)
     constants = kernel_size, stride, dilation, residues, step
     maps, terms = [query, key, value, output], _contiguous(query_bias, position, rate)
-    _launch(_forward_kernel, maps, [lse, *terms], query, key, tiling, query, residues, columns, constants)
+    _launch(_forward_kernel, maps, [lse, *terms], query, key, tiling, query, residues, constants)
     return output, lse
 
 
@@ -559,24 +618,23 @@ def _attend_backward(
     has_terms = rate is not None
     residues, step = residues_and_step(stride, dilation)
     batch, heads, head_dim = query.shape[:3]
-    tiling = _tiling(head_dim, query.dtype)
+    tiling = _tiling(head_dim, query.dtype, kernel_size, step)
+    key_tiling = _tiling(head_dim, query.dtype, kernel_size, step, of_keys=True)
     planes = lse.new_empty((3 if has_terms else 1, *lse.shape))  # delta and the slopes
     of_queries = of_keys = None
     if has_terms:
         of_queries = lse.new_empty((batch * _tiles(tiling, query.shape[3:], residues)[0], heads, head_dim, 3))
-        of_keys = lse.new_empty((batch * _tiles(tiling, key.shape[3:], dilation)[0] * heads,))
+        of_keys = lse.new_empty((batch * _tiles(key_tiling, key.shape[3:], dilation)[0] * heads,))
 
     maps = [query, key, value, grad, output, grad_query]
     others = [lse, planes, of_queries, *terms]
-    columns = (tiling.columns - 1) * step + kernel_size
     constants = kernel_size, stride, dilation, residues, step
-    _launch(_grad_query_kernel, maps, others, query, key, tiling, query, residues, columns, constants, lse.numel())
+    _launch(_grad_query_kernel, maps, others, query, key, tiling, query, residues, constants, lse.numel())
 
     maps = [query, key, value, grad, grad_key, grad_value]
     others = [lse, planes, of_keys, query_bias, rate]
-    columns = (tiling.columns + kernel_size - 2) // step + 1
     constants = kernel_size, stride, dilation, residues, pow(step, -1, residues) if residues > 1 else 0
-    _launch(_grad_key_value_kernel, maps, others, query, key, tiling, key, dilation, columns, constants, lse.numel())
+    _launch(_grad_key_value_kernel, maps, others, query, key, key_tiling, key, dilation, constants, lse.numel())
 
     if not has_terms:
         return grad_query, grad_key, grad_value, *(query.new_empty(0) for _ in terms)
