@@ -5,10 +5,11 @@ Usage, without TRITON_INTERPRET:
     python -m tests.ops.backends.compile_triton_kernels resources ARCHITECTURES CONFIGURATION...
     python -m tests.ops.backends.compile_triton_kernels variants
 
-``resources`` prints as JSON a list with the stack and the shared memory of each kernel in bytes and the number of its
-atomic instructions. ``ARCHITECTURES`` are separated by commas, for example ``80,90``; a configuration is
-``DTYPE:HEAD_DIM:KERNEL_SIZE:STRIDE:DILATION``, optionally followed by ``:terms``. The dtype ``tf32`` is float32 with
-products in TF32. An architecture that Triton's assembler does not know is an error.
+``resources`` prints as JSON a list with the stack and the shared memory of each kernel in bytes, the package's bound of
+the latter, whether the package supports the configuration, and the number of atomic instructions. ``ARCHITECTURES`` are
+separated by commas, for example ``80,90``; a configuration is ``DTYPE:HEAD_DIM:KERNEL_SIZE:STRIDE:DILATION``,
+optionally followed by ``:terms``. The dtype ``tf32`` is float32 with products in TF32. An architecture that Triton's
+assembler does not know is an error.
 
 ``variants`` prints how many kernels a multi-scale training of ResNet-50 would compile.
 """
@@ -28,6 +29,7 @@ from triton.runtime.driver import driver
 
 from mmacmix.ops import ceil_div
 from mmacmix.ops.backends import triton_kernels
+from mmacmix.ops.borders import residues_and_step
 
 KERNELS = '_forward_kernel', '_grad_query_kernel', '_grad_key_value_kernel'
 CUOBJDUMP = os.path.join(triton.__path__[0], 'backends', 'nvidia', 'bin', 'cuobjdump')
@@ -117,12 +119,18 @@ def resources(architectures, *configurations):
             torch.backends.cuda.matmul.allow_tf32 = name == 'tf32'
             dtype = torch.float32 if name == 'tf32' else getattr(torch, name)
             terms = configuration.endswith(':terms')
-            run(4 * int(head_dim), 4, 25, 42, tuple(map(int, window)), dtype, terms)
+            window = tuple(map(int, window))
+            run(4 * int(head_dim), 4, 25, 42, window, dtype, terms)
+            supported = triton_kernels.supports(int(head_dim), dtype, *window)
+            step = residues_and_step(*window[1:])[1]
             for kernel, binary in compiled:
                 atomics = len(re.findall(r'^\s*(?:@\S+ )?(?:atom|red)\.', binary.asm['ptx'], re.MULTILINE))
+                of_keys = kernel == '_grad_key_value_kernel'
+                tiling = triton_kernels._tiling(int(head_dim), dtype, window[0], step, of_keys)
                 results.append(
                     dict(architecture=architecture, configuration=configuration, kernel=kernel, atomics=atomics)
                     | dict(stack=stack_size(binary.asm['cubin']), shared=binary.metadata.shared)
+                    | dict(bound=tiling.shared_memory(int(head_dim), dtype), supported=supported)
                 )
     return results
 
