@@ -73,7 +73,9 @@ def random_case(seed):
             return (batch, heads, head_dim, height, width), (kernel_size, stride, dilation), *flags
 
 
-@pytest.mark.parametrize('seed', [pytest.param(seed, marks=[pytest.mark.slow] * (seed >= 2)) for seed in range(220)])
+@pytest.mark.parametrize(
+    'seed', [pytest.param(seed, marks=[pytest.mark.slow] * (seed not in (4, 12))) for seed in range(220)]
+)
 def test_random_cases_equal_the_definition(seed, monkeypatch):
     shape, window, channels_last, has_terms, wide_tiles = random_case(seed)
     torch.manual_seed(seed)
