@@ -19,6 +19,7 @@ and the coordinates (x_j, y_j) of key j, see ``mmacmix.ops.coordinate_map``,
 which equals attention to the keys ``k_j - position (x_j, y_j)`` without computing a map of these.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -525,8 +526,9 @@ def _tiling(
     return tiling
 
 
+@functools.lru_cache(maxsize=64)
 def supports(head_dim: int, dtype: torch.dtype, kernel_size: int, stride: int, dilation: int) -> bool:
-    """Whether all kernels fit in the shared memory of GPUs of compute capability 8.0 and newer."""
+    """Whether forward and backward fit in the shared memory of every GPU of compute capability 8.0 or newer."""
     if dtype not in (torch.float32, torch.float16, torch.bfloat16) or _padded(head_dim) > max(_TENSOR_CORES):
         return False
     step = residues_and_step(stride, dilation)[1]
@@ -576,9 +578,15 @@ def _attend(
     rate: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Output, and the base-2 log-sum-exp of the scores."""
+    head_dim = query.shape[2]
+    if not supports(head_dim, query.dtype, kernel_size, stride, dilation):  # backward may need more memory than forward
+        raise ValueError(
+            f"the backend 'triton' does not support head_dim {head_dim} in {query.dtype} "
+            f'with kernel_size {kernel_size}, stride {stride} and dilation {dilation}'
+        )
     output, lse = _empty(query, key, value, kernel_size, stride, dilation)
     residues, step = residues_and_step(stride, dilation)
-    tiling = _tiling(query.shape[2], query.dtype, kernel_size, step)
+    tiling = _tiling(head_dim, query.dtype, kernel_size, step)
     constants = kernel_size, stride, dilation, residues, step
     maps, terms = [query, key, value, output], _contiguous(query_bias, position, rate)
     _launch(_forward_kernel, maps, [lse, *terms], query, key, tiling, query, residues, constants)

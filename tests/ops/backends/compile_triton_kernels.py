@@ -6,7 +6,7 @@ Usage, without TRITON_INTERPRET:
     python -m tests.ops.backends.compile_triton_kernels variants
 
 ``resources`` prints as JSON a list with the stack and the shared memory of each kernel in bytes, the package's bound of
-the latter, whether the package supports the configuration, and the number of atomic instructions. ``ARCHITECTURES`` are
+the latter, and the number of atomic instructions. What the package does not support is omitted. ``ARCHITECTURES`` are
 separated by commas, for example ``80,90``; a configuration is ``DTYPE:HEAD_DIM:KERNEL_SIZE:STRIDE:DILATION``,
 optionally followed by ``:terms``. The dtype ``tf32`` is float32 with products in TF32. An architecture that Triton's
 assembler does not know is an error.
@@ -120,8 +120,9 @@ def resources(architectures, *configurations):
             dtype = torch.float32 if name == 'tf32' else getattr(torch, name)
             terms = configuration.endswith(':terms')
             window = tuple(map(int, window))
+            if not triton_kernels.supports(int(head_dim), dtype, *window):
+                continue
             run(4 * int(head_dim), 4, 25, 42, window, dtype, terms)
-            supported = triton_kernels.supports(int(head_dim), dtype, *window)
             step = residues_and_step(*window[1:])[1]
             for kernel, binary in compiled:
                 atomics = len(re.findall(r'^\s*(?:@\S+ )?(?:atom|red)\.', binary.asm['ptx'], re.MULTILINE))
@@ -130,7 +131,7 @@ def resources(architectures, *configurations):
                 results.append(
                     dict(architecture=architecture, configuration=configuration, kernel=kernel, atomics=atomics)
                     | dict(stack=stack_size(binary.asm['cubin']), shared=binary.metadata.shared)
-                    | dict(bound=tiling.shared_memory(int(head_dim), dtype), supported=supported)
+                    | dict(bound=tiling.shared_memory(int(head_dim), dtype))
                 )
     return results
 

@@ -97,6 +97,7 @@ CASES = [
     pytest.param((1, 1, 4, 5, 7), (3, 2, 3), marks=pytest.mark.slow),
     ((1, 1, 4, 1, 5), (3, 1, 1)),
     pytest.param((1, 1, 4, 2, 2), (7, 1, 1), marks=pytest.mark.slow),
+    pytest.param((1, 1, 4, 3, 19), (15, 1, 1), marks=pytest.mark.slow),
 ]
 
 
@@ -206,6 +207,9 @@ def test_supports_what_fits_in_shared_memory():
     assert not triton_kernels.supports(16, torch.int32, 7, 1, 1)
     assert not triton_kernels.supports(257, torch.float16, 7, 1, 1)
     assert not triton_kernels.supports(256, torch.float32, 31, 1, 1)
+    maps = random_maps((1, 1, 300, 2, 2), dtype=torch.float32, device=DEVICE)[:3]
+    with pytest.raises(ValueError, match='does not support head_dim 300 in torch.float32 with kernel_size 3'):
+        triton_kernels.neighborhood_attention(*maps, 3, 1, 1)
 
 
 def set_precision(name, value):
@@ -297,10 +301,9 @@ def test_supported_sizes_fit_in_shared_memory():
         for terms in ('', ':terms')
     ]
     kernels = run_compiler('resources', '86', *configurations)
-    assert any(kernel['supported'] for kernel in kernels)
+    assert len(kernels) > 3 * len(configurations) / 2
     for kernel in kernels:
-        assert kernel['shared'] <= kernel['bound'], kernel
-        assert kernel['shared'] <= 99 * 1024 or not kernel['supported'], kernel
+        assert kernel['shared'] <= min(kernel['bound'], 99 * 1024), kernel
 
 
 def test_multi_scale_training_compiles_few_kernels():
