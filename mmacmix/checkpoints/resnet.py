@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..ops import feature_projection, merged_kernels
+from ..ops import dense_kernels
 from .keys import blocks_of, rename, without_backbone_prefix
 
 HEADS = 4
@@ -121,5 +121,4 @@ def dense_kernel(state: dict[str, Tensor]) -> Tensor:
     The biases of the projections must be zero.
     """
     projections = torch.cat([state[f'{name}.weight'].flatten(1) for name in ('query', 'key', 'value')])
-    features, _ = feature_projection(projections, None, state['shift_conv.mixing'])
-    return state['conv_rate'] * merged_kernels(state['shift_conv.weight'], features)
+    return state['conv_rate'] * dense_kernels(state['shift_conv.weight'], state['shift_conv.mixing'], projections)[0]

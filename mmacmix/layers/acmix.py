@@ -1,14 +1,24 @@
 """ACmix: self-attention and convolution in one layer (arXiv 2111.14556)."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..ops import BACKENDS, ceil_div, check_integers, check_window, contiguous, coordinate_map, neighborhood_attention
+from ..ops import (
+    BACKENDS,
+    attention_path,
+    ceil_div,
+    check_integers,
+    check_window,
+    contiguous,
+    coordinate_map,
+    neighborhood_attention,
+    sum_paths,
+)
 from .arguments import check_choice, check_multiple
 from .conv_signature import ConvSignature, Size
 from .fused_acmix import FusedACmix
@@ -88,36 +98,32 @@ class ACmix(ConvSignature, TwoPaths):
         # operators may require it (mmcv's RoIAlign reads a channels_last map as if it were contiguous).
         memory_format = torch.contiguous_format if x.is_contiguous() else torch.channels_last
         x = x.contiguous(memory_format=torch.channels_last)
-        out = 0
+        projections = self.joined_projections()
+        attention = convolution = taps = rate = None
+        bias = self.bias
         if self.has_attention:
-            out = self._attention(x)
+            attention, is_complete = attention_path(
+                x, *projections, self.position.weight.flatten(1), self.position.bias, self.attention_rate,
+                self.num_heads, self.attention_kernel_size, self.stride[0], self.dilation[0], self.backend,
+            )  # fmt: skip
+            if not is_complete:
+                bias, rate = self.value.bias, self.attention_rate
         if self.has_convolution:
-            out = out + self.recomputed(self._convolution, x)
-        if self.bias is not None:
+            convolution, taps = self._convolution(x, *projections)
+        out = sum_paths(attention, convolution, taps, bias, rate, x, self.stride[0], self.dilation[0])
+        if rate is not None and self.bias is not None:
             out = out + self.bias.view(-1, 1, 1)
         return contiguous(out, memory_format)
 
-    def _attention(self, x: Tensor) -> Tensor:
-        # Attention is linear in the values. Scaling their projection is cheaper than scaling the output.
-        value = F.conv2d(x, self.attention_rate * self.value.weight, self.attention_rate * self.value.bias)
-        value = value.unflatten(1, (self.num_heads, -1))
-        return self.attend(*self._query_and_key(x), value).flatten(1, 2)  # channel h * head_dim + d
-
-    def _query_and_key(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        query, key = (each.unflatten(1, (self.num_heads, -1)) for each in (self.query(x), self.key(x)))
-        # The logits are query_i . (key_j + position_i - position_j). position_i is constant over a window, so the
-        # softmax cancels it, and with it the bias of the position convolution.
-        return query, key - self.position(coordinate_map(x))[:, None]
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """``mmacmix.ops.neighborhood_attention`` with the layer's sizes and backend."""
-        return neighborhood_attention(
-            query, key, value, self.attention_kernel_size, self.stride[0], self.dilation[0], self.backend
-        )
-
-    def _convolution(self, x: Tensor) -> Tensor:
+    def _convolution(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor | None]:
         # Channel d * num_heads + h, unlike the attention path: published checkpoints depend on this order.
-        return self.shift_conv(x, *self.joined_projections(), self.conv_rate)
+        def path(x: Tensor) -> tuple[Tensor, Tensor | None]:
+            return self.shift_conv(x, weight, bias, self.conv_rate)
+
+        dense = self.shift_conv.dense_is_faster(x, self.num_heads // self.shift_conv.heads_per_kernel)
+        kernels = self.out_channels * self.in_channels * math.prod(self.kernel_size)
+        # The dense form keeps its kernels for backward, the factored form maps.
+        return path(x) if dense and kernels < x.numel() else self.recomputed(path, x)
 
     def joined_projections(self) -> tuple[Tensor, Tensor]:
         """Weight ``(3 * out_channels, in_channels)`` and bias of the concatenated query, key and value projections."""
@@ -126,8 +132,10 @@ class ACmix(ConvSignature, TwoPaths):
         return weight, torch.cat([projection.bias for projection in projections])
 
     def attention_of(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        query, key = self._query_and_key(x)
-        return key, lambda value: self.attend(query, key, value)
+        query, key = (each.unflatten(1, (self.num_heads, -1)) for each in (self.query(x), self.key(x)))
+        key = key - self.position(coordinate_map(x))[:, None]
+        window = self.attention_kernel_size, self.stride[0], self.dilation[0]
+        return key, lambda value: neighborhood_attention(query, key, value, *window, self.backend)
 
     def fuse(self, norm: _BatchNorm | None = None) -> FusedACmix:
         return FusedACmix(self, norm)

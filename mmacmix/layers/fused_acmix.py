@@ -1,17 +1,11 @@
 """ACmix for inference."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..ops import (
-    contiguous,
-    coordinate_map,
-    dense_shift_conv,
-    feature_projection,
-    merged_kernels,
-    neighborhood_attention,
-)
+from ..ops import attention_path, contiguous, dense_kernels, feature_projection, sum_paths
 from .merging import conv_with, scale_and_shift
 from .two_paths import TwoPaths
 
@@ -34,69 +28,47 @@ class FusedACmix(nn.Module):
         if layer.bias is not None:
             shift = shift + scale * layer.bias
         weight, bias = layer.joined_projections()
-        self.projections = self.convolution = self.shift = None
+        self.convolution = self.kernels = self.taps = self.weight = None
         if layer.has_convolution:
             path = layer.shift_conv
-            features = feature_projection(weight, bias, path.mixing, path.mixing_bias)
             # Channels have different scales, so heads can no longer share kernels.
             factor = (scale * layer.conv_rate).view(-1, 1, 1, 1)
             kernels = path.weight.repeat_interleave(path.heads_per_kernel, 0) * factor
-            if path.dense_is_faster(layer.in_channels, self.num_heads):
-                self.convolution = _DenseShiftConv(*features, kernels, shift, self.stride, self.dilation)
+            if path.dense_is_faster(weight[..., None, None], self.num_heads):
+                merged = dense_kernels(kernels, path.mixing, weight, bias, path.mixing_bias)
+                self.kernels, self.taps = map(nn.Parameter, merged)
             else:
+                features = feature_projection(weight, bias, path.mixing, path.mixing_bias)
                 groups = len(kernels) // self.num_heads
                 self.convolution = nn.Sequential(
                     conv_with(features[0][..., None, None], features[1]),
                     conv_with(kernels, shift, self.stride, layer.padding[0], self.dilation, groups),
                 )
-        else:
-            self.shift = nn.Parameter(shift.view(-1, 1, 1))
+        self.shift = nn.Parameter(shift) if self.convolution is None else None
         if layer.has_attention:
             self.position = layer.position
             # Attention is linear in the values, so scaling them scales the output.
             factors = torch.cat((torch.ones_like(bias[: -len(scale)]), scale * layer.attention_rate))
-            weight, bias = (weight * factors[:, None])[..., None, None], bias * factors
-            if self.stride > 1:  # fewer queries than keys
-                query, key_value = slice(self.out_channels), slice(self.out_channels, None)
-                projections = [
-                    conv_with(weight[query], bias[query], self.stride),
-                    conv_with(weight[key_value], bias[key_value]),
-                ]
-            else:
-                projections = [conv_with(weight, bias)]
-            self.projections = nn.ModuleList(projections)
+            self.weight, self.bias = nn.Parameter(weight * factors[:, None]), nn.Parameter(bias * factors)
 
     def forward(self, x: Tensor) -> Tensor:
         """As ``mmacmix.layers.ACmix``."""
         memory_format = torch.contiguous_format if x.is_contiguous() else torch.channels_last
         x = x.contiguous(memory_format=torch.channels_last)
-        out = self.shift if self.convolution is None else self.convolution(x)
-        if self.projections is not None:
-            out = out + self._attention(x)
+        attention = convolution = None
+        bias = self.shift
+        if self.weight is not None:
+            attention, is_complete = attention_path(
+                x, self.weight, self.bias, self.position.weight.flatten(1), self.position.bias, None,
+                self.num_heads, self.attention_kernel_size, self.stride, self.dilation, self.backend,
+            )  # fmt: skip
+            if not is_complete:
+                of_value = self.bias[2 * self.out_channels :]
+                bias = of_value if bias is None else bias + of_value
+        if self.kernels is not None:
+            padding = self.kernels.shape[2] // 2 * self.dilation
+            convolution = F.conv2d(x, self.kernels, None, self.stride, (padding, padding), self.dilation)
+        elif self.convolution is not None:
+            convolution = self.convolution(x)
+        out = sum_paths(attention, convolution, self.taps, bias, None, x, self.stride, self.dilation)
         return contiguous(out, memory_format)
-
-    def _attention(self, x: Tensor) -> Tensor:
-        query, key, value = (
-            each.unflatten(1, (self.num_heads, -1))
-            for projection in self.projections
-            for each in projection(x).split(self.out_channels, 1)
-        )
-        key = key - self.position(coordinate_map(x))[:, None]
-        return neighborhood_attention(
-            query, key, value, self.attention_kernel_size, self.stride, self.dilation, self.backend
-        ).flatten(1, 2)
-
-
-class _DenseShiftConv(nn.Module):
-    """The projection to features and the shifts as one dense convolution."""
-
-    def __init__(
-        self, weight: Tensor, bias: Tensor, kernels: Tensor, shift: Tensor, stride: int, dilation: int
-    ) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(merged_kernels(kernels, weight)), nn.Parameter(shift)
-        self.taps = nn.Parameter(merged_kernels(kernels, bias[:, None])[:, 0])
-        self.stride, self.dilation = stride, dilation
-
-    def forward(self, x: Tensor) -> Tensor:
-        return dense_shift_conv(x, self.weight, self.taps, self.bias, self.stride, self.dilation)

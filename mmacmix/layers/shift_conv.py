@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import dense_shift_conv, feature_projection, merged_kernels, mix, shift_and_sum, shift_kernels
+from ..ops import dense_kernels, feature_projection, mix, shift_and_sum, shift_kernels
 from .arguments import check_choice
 
 #: Cost of one multiply-add of a group convolution with few channels, relative to a dense convolution.
@@ -60,8 +60,10 @@ class ShiftConv(nn.Module):
         else:
             self.weight = nn.Parameter(kernels)
 
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, rate: Tensor | None = None) -> Tensor:
-        """Project an operator's input and apply the path.
+    def forward(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, rate: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Project an operator's input and apply the path, up to a part of its bias.
 
         Args:
             x: ``(B, in_channels, H, W)``.
@@ -70,18 +72,26 @@ class ShiftConv(nn.Module):
             rate: Factor of the output, ``(1,)``, or None. Default: None.
 
         Returns:
-            ``(B, num_heads * head_dim, ceil(H / stride), ceil(W / stride))``.
+            ``(B, num_heads * head_dim, ceil(H / stride), ceil(W / stride))``; and the bias that each tap still has to
+            add where it lies inside the map, ``(num_heads * head_dim, k, k)``, or None. ``mmacmix.ops.sum_paths`` adds
+            it.
         """
-        weight, bias = feature_projection(weight, bias, self.mixing, self.mixing_bias)
-        kernels = self.weight if rate is None else self.weight * rate  # cheaper than scaling the output
-        if self.dense_is_faster(x.shape[1], self.num_heads // self.heads_per_kernel):
-            merged, taps = merged_kernels(kernels, weight), merged_kernels(kernels, bias[:, None])[:, 0]
-            return self._for_all_heads(dense_shift_conv(x, merged, taps, None, self.stride, self.dilation))
-        return self._shift_and_sum(F.conv2d(x, weight[..., None, None], bias), kernels)
+        mixing, mixing_bias = self.mixing, self.mixing_bias
+        if rate is not None:  # cheaper than scaling the output
+            mixing, mixing_bias = mixing * rate, None if mixing_bias is None else mixing_bias * rate
+        if self.dense_is_faster(x, self.num_heads // self.heads_per_kernel):
+            kernels, taps = dense_kernels(self.weight, mixing, weight, bias, mixing_bias)
+            padding = kernels.shape[2] // 2 * self.dilation
+            out = F.conv2d(x, kernels, None, self.stride, (padding, padding), self.dilation)
+            return self._for_all_heads(out), None if taps is None else self._for_all_heads(taps, 0)
+        weight, bias = feature_projection(weight, bias, mixing, mixing_bias)
+        return self._shift_and_sum(F.conv2d(x, weight[..., None, None], bias), self.weight), None
 
-    def dense_is_faster(self, in_channels: int, heads: int) -> bool:
+    def dense_is_faster(self, x: Tensor, heads: int) -> bool:
         """Whether a dense convolution is faster than a projection and a group convolution with ``heads`` outputs."""
-        taps = self.mixing.shape[0]
+        if x.device.type != 'cpu':
+            return True
+        taps, in_channels = self.mixing.shape[0], x.shape[1]
         dense = heads * taps * in_channels
         # The stride leaves out pixels in both convolutions, but not in the projection.
         return dense <= self.stride**2 * taps * in_channels + GROUPED_COST * heads * taps**2
@@ -98,5 +108,5 @@ class ShiftConv(nn.Module):
     def _shift_and_sum(self, features: Tensor, kernels: Tensor) -> Tensor:
         return self._for_all_heads(shift_and_sum(features, kernels, self.stride, self.dilation))
 
-    def _for_all_heads(self, out: Tensor) -> Tensor:
-        return out.repeat_interleave(self.heads_per_kernel, 1) if self.heads_per_kernel > 1 else out
+    def _for_all_heads(self, out: Tensor, dim: int = 1) -> Tensor:
+        return out.repeat_interleave(self.heads_per_kernel, dim) if self.heads_per_kernel > 1 else out

@@ -1,9 +1,11 @@
+from .acmix import attention_path, sum_paths
 from .aggregation import aggregate, windows
 from .arguments import check_integers, check_window, is_integer
+from .backends.choice import BACKENDS, backend
 from .borders import reflect, window_positions
 from .coordinates import coordinate_map
 from .exporting import is_exporting
-from .functional import BACKENDS, available_backends, neighborhood_attention
+from .functional import available_backends, neighborhood_attention
 from .global_attention import (
     attention_logits,
     content_statistics,
@@ -14,7 +16,7 @@ from .global_attention import (
 )
 from .memory_format import contiguous
 from .pixel_shift import kernel_offsets, related, shifted, stacked
-from .shift_conv import dense_shift_conv, feature_projection, merged_kernels, mix, shift_and_sum, shift_kernels
+from .shift_conv import dense_kernels, feature_projection, mix, shift_and_sum, shift_kernels
 from .sizes import ceil_div, padding_to_multiple
 from .torch_versions import check_torch, register_load_state_dict_pre_hook, unfused_attention
 
@@ -22,7 +24,9 @@ __all__ = [
     'BACKENDS',
     'aggregate',
     'attention_logits',
+    'attention_path',
     'available_backends',
+    'backend',
     'ceil_div',
     'check_integers',
     'check_torch',
@@ -30,12 +34,11 @@ __all__ = [
     'content_statistics',
     'contiguous',
     'coordinate_map',
-    'dense_shift_conv',
+    'dense_kernels',
     'feature_projection',
     'is_exporting',
     'is_integer',
     'kernel_offsets',
-    'merged_kernels',
     'mix',
     'neighborhood_attention',
     'padding_to_multiple',
@@ -50,6 +53,7 @@ __all__ = [
     'shift_kernels',
     'shifted',
     'stacked',
+    'sum_paths',
     'unfused_attention',
     'window_positions',
     'windows',

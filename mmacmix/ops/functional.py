@@ -1,23 +1,17 @@
 """Neighbourhood attention: checks of the arguments and choice of the backend."""
 
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor
 
 from .arguments import check_window
-from .backends import reference, tiles
+from .backends import choice, reference, tiles
+from .exporting import is_exporting
 from .sizes import ceil_div
-from .torch_versions import check_torch
-
-#: In order of preference. 'triton' is not first, because so far its kernels have only run in Triton's interpreter.
-BACKENDS = ('tiles', 'triton', 'reference')
-_TRITON_TORCH = '2.4'  # torch.library.custom_op
-_HAS_TRITON = find_spec('triton') is not None and torch.__version__ >= _TRITON_TORCH
+from .torch_versions import check_torch, is_compiling
 
 
 def available_backends(device: str | torch.device = 'cpu') -> tuple[str, ...]:
-    """Names of the backends that run on a device; ``'auto'`` chooses the first.
+    """Names of the backends that run on a device; ``'auto'`` prefers the first.
 
     Args:
         device: A torch device or its name. Default: ``'cpu'``.
@@ -25,8 +19,10 @@ def available_backends(device: str | torch.device = 'cpu') -> tuple[str, ...]:
     Raises:
         RuntimeError: PyTorch does not know the device.
     """
-    has_triton = torch.device(device).type == 'cuda' and _HAS_TRITON
-    return tuple(name for name in BACKENDS if name != 'triton' or has_triton)
+    device = torch.device(device)
+    if device.type != 'cuda' or not choice.HAS_TRITON:
+        return 'tiles', 'reference'
+    return ('triton', 'tiles', 'reference') if choice.runs_kernels(device) else ('tiles', 'triton', 'reference')
 
 
 def neighborhood_attention(
@@ -58,7 +54,9 @@ def neighborhood_attention(
         stride: Step between queries in pixels. Default: 1.
         dilation: Step between the keys of a window in pixels. Default: 1.
         backend: ``'tiles'`` (any device), ``'triton'`` (CUDA devices, float32 and narrower, torch 2.4),
-            ``'reference'`` (any device, slow) or ``'auto'``, currently ``'tiles'`` on all devices.
+            ``'reference'`` (any device, slow) or ``'auto'``: ``'triton'`` on NVIDIA GPUs of compute capability 8.0 and
+            newer, where its kernels have passed a check, else ``'tiles'``. The environment variable
+            ``MMACMIX_BACKEND`` and the context ``mmacmix.ops.backend`` set what ``'auto'`` stands for.
             Default: ``'auto'``.
 
     Returns:
@@ -68,25 +66,47 @@ def neighborhood_attention(
         ValueError: The shapes do not match, a size is out of range, or the backend is not available.
         LibraryError: ``'triton'`` is asked for, and torch is older than 2.4.
         TypeError: An argument is not a floating-point tensor, or the dtypes differ.
+        RuntimeError: A CUDA graph is being captured before ``'auto'`` was resolved.
     """
     _check(query, key, value, kernel_size, stride, dilation)
-    if backend == 'triton' and not _HAS_TRITON:
-        check_torch(_TRITON_TORCH, "the backend 'triton'")
-    names = available_backends(query.device)
-    if query.dtype == torch.float64:  # the kernels accumulate in float32
-        names = tuple(name for name in names if name != 'triton')
-    if backend != 'auto' and backend not in names:
-        raise ValueError(
-            f"backend must be 'auto' or one of {names} on {query.device} in {query.dtype}, got {backend!r}"
-        )
+    name = resolve_backend(backend, query, query.dtype, query.shape[2], (kernel_size, stride, dilation))
     if not query.shape[0]:  # an empty batch: the output stays in the graph, as that of a convolution does
         return query + key.sum() + value.sum()
-    name = names[0] if backend == 'auto' else backend
     if name == 'triton':
         from .backends import triton_kernels as module
     else:
         module = tiles if name == 'tiles' else reference
     return module.neighborhood_attention(query, key, value, kernel_size, stride, dilation)
+
+
+def resolve_backend(backend: str, like: Tensor, dtype: torch.dtype, head_dim: int, window: tuple[int, int, int]) -> str:
+    """The backend's name, ``'auto'`` resolved, for maps of a dtype on the device of ``like``.
+
+    Args:
+        window: Kernel size, stride and dilation.
+
+    Raises:
+        ValueError: It is not available.
+    """
+    if backend == 'auto':
+        is_fake = not is_compiling() and type(like.new_empty(0)) is not Tensor
+        if is_exporting() or is_fake:  # the choice computes something
+            return 'tiles'
+        backend = choice.choose(like.device, dtype, head_dim, window)
+    if backend == 'triton' and not choice.HAS_TRITON:
+        check_torch(choice.TRITON_TORCH, "the backend 'triton'")
+    names = available_backends(like.device)
+    if 'triton' in names:
+        from .backends.triton_kernels import supports
+
+        if not supports(head_dim, dtype, *window):
+            names = tuple(name for name in names if name != 'triton')
+    if backend not in names:
+        raise ValueError(
+            f"backend must be 'auto' or one of {names} on {like.device} in {dtype} with head_dim {head_dim} and "
+            f'kernel size, stride and dilation {window}, got {backend!r}'
+        )
+    return backend
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, kernel_size: int, stride: int, dilation: int) -> None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .borders import window_positions
+from .constants import constant
 from .sizes import ceil_div
 
 
@@ -63,19 +64,35 @@ def feature_projection(
     return merged, merged_bias.flatten()
 
 
-def merged_kernels(kernels: Tensor, features: Tensor) -> Tensor:
-    """Merge a projection to the features and the group convolution into one dense kernel.
+def dense_kernels(
+    kernels: Tensor, mixing: Tensor, weight: Tensor, bias: Tensor | None = None, mixing_bias: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Merge the projections, the fully connected layer and the group convolution into one dense convolution.
 
     Args:
         kernels: ``(head_dim * heads, k^2, k, k)``, the group convolution.
-        features: ``(head_dim * k^2, in_channels)``, the projection.
+        mixing: ``(k^2, inputs)``, the fully connected layer.
+        weight: ``(inputs * head_dim, in_channels)``, the projections to query, key and value, heads outermost.
+        bias: ``(inputs * head_dim,)`` or None. Default: None.
+        mixing_bias: ``(k^2,)`` or None. Default: None.
 
     Returns:
-        ``(head_dim * heads, in_channels, k, k)``.
+        Kernels ``(head_dim * heads, in_channels, k, k)`` in channels_last memory, and the bias that each of their taps
+        adds, ``(head_dim * heads, k, k)``, or None if there is no bias.
     """
-    features = features.unflatten(0, (-1, kernels.shape[1]))
-    merged = torch.einsum('dhtyx,dtc->dhcyx', kernels.unflatten(0, (len(features), -1)), features).flatten(0, 1)
-    return merged.contiguous()  # before torch 2.2, the backward pass of float64 on CPUs requires it
+    channels, features, side, _ = kernels.shape
+    head_dim = weight.shape[0] // mixing.shape[1]
+    by_tap = kernels.flatten(2).mT  # (channels, k^2 taps, k^2 features)
+    of_inputs = torch.bmm(by_tap, mixing.expand(channels, -1, -1)).view(head_dim, -1, mixing.shape[1])
+    merged = torch.bmm(of_inputs, weight.unflatten(0, (-1, head_dim)).transpose(0, 1))  # (head_dim, heads * k^2, in)
+    merged = merged.view(channels, side, side, -1).permute(0, 3, 1, 2)
+    taps = None
+    if bias is not None:
+        taps = torch.bmm(of_inputs, bias.view(-1, head_dim).t()[..., None]).view(channels, side, side)
+    if mixing_bias is not None:
+        of_mixing = torch.matmul(by_tap, mixing_bias).view(channels, side, side)
+        taps = of_mixing if taps is None else taps + of_mixing
+    return merged, taps
 
 
 def shift_and_sum(features: Tensor, kernels: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
@@ -95,33 +112,30 @@ def shift_and_sum(features: Tensor, kernels: Tensor, stride: int = 1, dilation: 
     return F.conv2d(features, kernels, None, stride, (padding, padding), dilation, groups)  # one: not traced before 2.5
 
 
-def dense_shift_conv(
-    x: Tensor, kernels: Tensor, taps: Tensor, bias: Tensor | None = None, stride: int = 1, dilation: int = 1
-) -> Tensor:
-    """A projection to the features followed by ``shift_and_sum``, as one dense convolution.
+def border_bias(taps: Tensor, x: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
+    """The bias that a projection adds to a convolution after it.
 
     Zero padding comes after the projection, so only taps inside the map add the projection's bias.
 
     Args:
-        x: ``(B, in_channels, H, W)``.
-        kernels: ``(out_channels, in_channels, k, k)``, ``merged_kernels`` of the projection's weight.
-        taps: ``(out_channels, k, k)``, ``merged_kernels`` of the projection's bias.
-        bias: ``(out_channels,)``, added everywhere, or None. Default: None.
+        taps: ``(out_channels, k, k)``, what each tap adds.
+        x: ``(B, in_channels, H, W)``, the projection's input.
         stride: Step between outputs in pixels. Default: 1.
         dilation: Step between taps in pixels. Default: 1.
 
     Returns:
-        ``(B, out_channels, ceil(H / stride), ceil(W / stride))``.
+        ``(1, out_channels, ceil(H / stride), ceil(W / stride))``, in channels_last memory.
     """
-    padding = kernels.shape[2] // 2 * dilation
-    out = F.conv2d(x, kernels, bias, stride, (padding, padding), dilation)
-    rows, columns = (_taps_inside(side, taps, stride, dilation) for side in x.shape[2:])
-    bias_of_columns = torch.einsum('xl,okl->kxo', columns, taps)
-    out += torch.einsum('yk,kxo->yxo', rows, bias_of_columns).permute(2, 0, 1).to(out.dtype)
-    return out
+    rows, columns = (taps_inside(taps, side, taps.shape[2], stride, dilation, taps.dtype) for side in x.shape[2:])
+    of_columns = torch.matmul(columns, taps.permute(1, 2, 0))  # (k, width, out_channels)
+    out = torch.matmul(rows, of_columns.flatten(1)).view(len(rows), len(columns), -1)
+    return out.permute(2, 0, 1)[None]
 
 
-def _taps_inside(side: int, taps: Tensor, stride: int, dilation: int) -> Tensor:
+@constant
+def taps_inside(
+    device: torch.device, side: int, kernel_size: int, stride: int, dilation: int, dtype: torch.dtype
+) -> Tensor:
     """``(outputs, k)``: 1 where an output's tap lies inside the map, else 0, along an axis of length ``side``."""
-    positions = window_positions(ceil_div(side, stride), taps.shape[2], stride, dilation, taps.device)
-    return ((positions >= 0) & (positions < side)).to(taps.dtype)
+    positions = window_positions(ceil_div(side, stride), kernel_size, stride, dilation, device)
+    return ((positions >= 0) & (positions < side)).to(dtype)

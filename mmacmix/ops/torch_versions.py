@@ -40,3 +40,7 @@ def unfused_attention() -> Any:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     return sdpa_kernel(SDPBackend.MATH)
+
+
+#: A decorator: compilers call the function while they record, and take its result as constant; torch 2.1.
+assume_constant_result = getattr(_COMPILER, 'assume_constant_result', lambda function: function)

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmacmix.ops import dense_shift_conv, feature_projection, merged_kernels, shift_and_sum, shift_kernels
+from mmacmix.ops import dense_kernels, feature_projection, mix, shift_and_sum, shift_kernels, sum_paths
 
 
 def random(*shape):
@@ -52,16 +52,21 @@ def test_merged_projection_equals_projection_then_mixing(heads, with_bias):
 
 @pytest.mark.parametrize('size', [(7, 10), (1, 1), (2, 3), (6, 1)])
 @pytest.mark.parametrize('kernel_size, stride, dilation', [(3, 1, 1), (3, 2, 1), (1, 1, 1), (5, 2, 1), (3, 1, 2)])
-def test_dense_convolution_equals_projection_then_shift_and_sum_with_gradients(size, kernel_size, stride, dilation):
+@pytest.mark.parametrize('with_mixing_bias', [True, False])
+def test_dense_convolution_equals_its_factors_with_gradients(size, kernel_size, stride, dilation, with_mixing_bias):
     heads, head_dim, in_channels, taps = 2, 3, 5, kernel_size**2
-    x, weight, bias = random(2, in_channels, *size), random(head_dim * taps, in_channels), random(head_dim * taps)
+    x, weight, bias = random(2, in_channels, *size), random(18, in_channels), random(18)
+    mixing, mixing_bias = random(taps, 3 * heads), random(taps) if with_mixing_bias else None
     kernels, shift = random(head_dim * heads, taps, kernel_size, kernel_size), random(head_dim * heads)
-    expected = shift_and_sum(F.conv2d(x, weight[..., None, None], bias), kernels, stride, dilation)
-    expected = expected + shift[:, None, None]
-    merged, inner = merged_kernels(kernels, weight), merged_kernels(kernels, bias[:, None])[:, 0]
-    actual = dense_shift_conv(x, merged, inner, shift, stride, dilation)
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
-    inputs, grad = (x, weight, bias, kernels, shift), torch.randn_like(expected)
+    projected = mix(F.conv2d(x, weight[..., None, None], bias), mixing, mixing_bias)
+    expected = shift_and_sum(projected, kernels, stride, dilation) + shift[:, None, None]
+    dense, inner = dense_kernels(kernels, mixing, weight, bias, mixing_bias)
+    padding = kernel_size // 2 * dilation
+    convolution = F.conv2d(x, dense, None, stride, padding, dilation)
+    actual = sum_paths(None, convolution, inner, shift, None, x, stride, dilation)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-11)
+    inputs, grad = (x, weight, bias, kernels, shift, mixing), torch.randn_like(expected)
+    inputs += (mixing_bias,) * with_mixing_bias
     gradients = [torch.autograd.grad(out, inputs, grad) for out in (actual, expected)]
     for gradient, truth in zip(*gradients, strict=True):
-        torch.testing.assert_close(gradient, truth, rtol=0, atol=1e-11)
+        torch.testing.assert_close(gradient, truth, rtol=0, atol=1e-10)

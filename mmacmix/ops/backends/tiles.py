@@ -15,7 +15,6 @@ share keys and form their own tiles.
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
 from itertools import product
 from typing import NamedTuple
 
@@ -25,6 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..borders import reflect, residues_and_step
+from ..constants import constant
 from ..exporting import is_exporting
 from ..sizes import ceil_div
 from ..torch_versions import is_compiling
@@ -32,6 +32,7 @@ from ..torch_versions import is_compiling
 _CHUNK = 1 << 17  # scores at a time on a CPU: few enough for the cache
 _MOST_TILES = 65535  # at a time on other devices, because CUDA's scaled_dot_product_attention has no larger batches
 
+Size = tuple[int, int]
 Window = tuple[int, int, int]  #: kernel size, stride, dilation
 
 
@@ -49,7 +50,7 @@ class _TiledAttention(torch.autograd.Function):
     def forward(ctx, query, key, value, window):
         ctx.save_for_backward(query, key, value)
         ctx.window = window
-        tiling = _of_sizes(_tiling, query, key, window)
+        tiling = _tiling(query, *_sizes(query, key), window, _dtype_of_tiles(query))
         maps = [_pixels(each) for each in (query, key, value)]
         with _autocast_disabled(query.device):
             outputs = [_attend(*tiles, query.shape[1], tiling.mask) for _, tiles in _chunks(maps, query, tiling)]
@@ -59,8 +60,8 @@ class _TiledAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         query, key, value = ctx.saved_tensors
-        tiling = _of_sizes(_tiling, query, key, ctx.window)
-        rows, columns, is_query = _of_sizes(_overlaps, query, key, ctx.window)
+        tiling = _tiling(query, *_sizes(query, key), ctx.window, _dtype_of_tiles(query))
+        rows, columns, is_query = _overlaps(query, *_sizes(query, key), ctx.window)
         maps = [_pixels(each) for each in (query, key, value, grad)]
         channels, precise = maps[0].shape[2], torch.promote_types(query.dtype, torch.float32)
         padded = grad.new_zeros(2, len(query), rows.padded_length, columns.padded_length, channels, dtype=precise)
@@ -81,7 +82,7 @@ class _TiledAttention(torch.autograd.Function):
 def _attend_to_symbolic_sizes(query: Tensor, key: Tensor, value: Tensor, window: Window) -> Tensor:
     """The forward pass for exporters and compilers, which differentiate it themselves."""
     # One tile more than necessary on each axis, because exporters specialise on the size 1.
-    tiling = _tiling.__wrapped__(query.shape[3:], key.shape[3:], window, _dtype_of_tiles(query), query.device, 1)
+    tiling = _tiling(query, *_sizes(query, key), window, _dtype_of_tiles(query), 1)
     pixels = [_pixels(each).to(tiling.mask.dtype) for each in (query, key, value)]
     indices = tiling.queries, tiling.keys, tiling.keys
     tiles = [_gathered(*each) for each in zip(pixels, indices, strict=True)]
@@ -130,16 +131,11 @@ class _Tiling(NamedTuple):
     mask: Tensor  # (Q, K), added to the scores: 0 in a query's window, else -inf
 
 
-@lru_cache(maxsize=512)
+@constant
 def _tiling(
-    query_size: torch.Size,
-    key_size: torch.Size,
-    window: Window,
-    dtype: torch.dtype,
-    device: torch.device,
-    spare: int = 0,
+    device: torch.device, query_size: Size, key_size: Size, window: Window, dtype: torch.dtype, spare: int = 0
 ) -> _Tiling:
-    """Built on the device, because copies from the host would block. Each axis gets ``spare`` more tiles."""
+    """Each axis gets ``spare`` more tiles than necessary."""
     tile = _tile(device)
     axes = rows, columns = [_axis(*sizes, window, device, spare) for sizes in zip(query_size, tile, strict=True)]
     queries = [axis.queries.clamp(max=side - 1) for axis, side in zip(axes, query_size, strict=True)]
@@ -166,11 +162,8 @@ def _combined(rows: Tensor, columns: Tensor) -> Tensor:
     return (rows[:, :, None, None, :, None] + columns[:, :, None]).flatten(4)
 
 
-def _of_sizes(build, query: Tensor, key: Tensor, window: Window):
-    """``_tiling`` or ``_overlaps`` of the maps' sizes, cached unless the maps are fake, as compilers' are."""
-    build = build if type(query.new_empty(0)) is Tensor else build.__wrapped__
-    with torch.inference_mode(False):  # training may use it later
-        return build(query.shape[3:], key.shape[3:], window, _dtype_of_tiles(query), query.device)
+def _sizes(query: Tensor, key: Tensor) -> tuple[Size, Size]:
+    return tuple(query.shape[3:]), tuple(key.shape[3:])
 
 
 def _dtype_of_tiles(query: Tensor) -> torch.dtype:
@@ -221,8 +214,9 @@ def _autocast_disabled(device: torch.device) -> AbstractContextManager:
 def _untiled(chunks: list[Tensor], like: Tensor, tiling: _Tiling) -> Tensor:
     """Tiles of queries ``(B * tiles, Q, C)``, by chunk, as a map of the shape and dtype of ``like``."""
     batch, heads, _, height, width = like.shape
-    tiles = torch.cat([chunk.view(batch, -1, chunk.shape[2]) for chunk in chunks], 1).to(like.dtype)
-    maps = tiles.index_select(1, tiling.places).view(batch, height, width, heads, -1)
+    chunks = [chunk.view(batch, -1, chunk.shape[2]) for chunk in chunks]
+    tiles = chunks[0] if len(chunks) == 1 else torch.cat(chunks, 1)
+    maps = tiles.index_select(1, tiling.places).to(like.dtype).view(batch, height, width, heads, -1)
     return maps.permute(0, 3, 4, 1, 2)
 
 
@@ -268,13 +262,13 @@ def _border_spans(padding: int, length: int, padded_length: int) -> list[list[tu
     return [[span] for span in spans if span[0] < span[1]]
 
 
-@lru_cache(maxsize=512)
+@constant
 def _overlaps(
-    query_size: torch.Size, key_size: torch.Size, window: Window, dtype: torch.dtype, device: torch.device
+    device: torch.device, query_size: Size, key_size: Size, window: Window
 ) -> tuple[_Overlap, _Overlap, Tensor | None]:
     """Of rows and columns; and ``(tiles, Q)``, whether a query lies in the map, or None if all do."""
     overlaps = (_overlap(*sizes, window, device) for sizes in zip(query_size, key_size, _tile(device), strict=True))
-    tiling = _tiling.__wrapped__(query_size, key_size, window, dtype, device)
+    tiling = _tiling.__wrapped__(device, query_size, key_size, window, torch.float32)
     is_query = None
     if tiling.places.numel() < tiling.queries.numel():
         is_query = torch.zeros(tiling.queries.numel(), dtype=torch.bool, device=device)
