@@ -461,9 +461,9 @@ class _Tiling(NamedTuple):
     num_stages: int  # of the pipeline
 
     def shared_memory(self, head_dim: int, dtype: torch.dtype) -> int:
-        """An upper bound in bytes: three maps of the tile, two rows of other maps per stage, and two score tiles."""
+        """An upper bound in bytes, found by compiling: operands are stored before products, some of them twice."""
         pixels = self.rows * self.columns
-        loaded = 3 * pixels + 2 * self.num_stages * self.other_columns
+        loaded = 3 * pixels + (2 * self.num_stages + 1) * self.other_columns
         return loaded * _padded(head_dim) * dtype.itemsize + 2 * pixels * self.other_columns * 4
 
 
