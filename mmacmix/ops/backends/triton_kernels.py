@@ -471,7 +471,7 @@ _SHARED_MEMORY = 99 * 1024  # bytes per program, on the smallest GPUs since comp
 #: Pixels, warps and pipeline stages of a tile of queries and of a tile of keys, by padded head_dim, where products use
 #: tensor cores and where they do not (float32 without TF32). The accumulators stay in registers, see the tests.
 _TENSOR_CORES = {
-    16: ((32, 2, 3), (32, 2, 3)),
+    16: ((32, 2, 3), (32, 2, 2)),
     32: ((32, 2, 3), (32, 2, 3)),
     64: ((32, 2, 3), (32, 2, 3)),
     128: ((16, 2, 3), (16, 4, 2)),
