@@ -461,9 +461,9 @@ class _Tiling(NamedTuple):
     num_stages: int  # of the pipeline
 
     def shared_memory(self, head_dim: int, dtype: torch.dtype) -> int:
-        """An upper bound in bytes: two maps of the tile, of each stage two rows of other maps, and two score tiles."""
+        """An upper bound in bytes, found by compiling: operands are stored before products, some of them twice."""
         pixels = self.rows * self.columns
-        loaded = 2 * (pixels + self.num_stages * self.other_columns)
+        loaded = 3 * pixels + (2 * self.num_stages + 1) * self.other_columns
         return loaded * _padded(head_dim) * dtype.itemsize + 2 * pixels * self.other_columns * 4
 
 
@@ -471,7 +471,7 @@ _SHARED_MEMORY = 99 * 1024  # bytes per program, on the smallest GPUs since comp
 #: Pixels, warps and pipeline stages of a tile of queries and of a tile of keys, by padded head_dim, where products use
 #: tensor cores and where they do not (float32 without TF32). The accumulators stay in registers, see the tests.
 _TENSOR_CORES = {
-    16: ((32, 2, 3), (32, 2, 3)),
+    16: ((32, 2, 3), (32, 2, 2)),
     32: ((32, 2, 3), (32, 2, 3)),
     64: ((32, 2, 3), (32, 2, 3)),
     128: ((16, 2, 3), (16, 4, 2)),
