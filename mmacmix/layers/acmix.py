@@ -98,7 +98,11 @@ class ACmix(ConvSignature, TwoPaths):
         # operators may require it (mmcv's RoIAlign reads a channels_last map as if it were contiguous).
         memory_format = torch.contiguous_format if x.is_contiguous() else torch.channels_last
         x = x.contiguous(memory_format=torch.channels_last)
-        projections = self.joined_projections()
+        parts = self.query, self.key, self.value
+        if x.device.type == 'cpu':
+            projections = [part.weight.flatten(1) for part in parts], [part.bias for part in parts]
+        else:
+            projections = [[each] for each in self.joined_projections()]
         attention = convolution = taps = rate = None
         bias = self.bias
         if self.has_attention:
@@ -110,15 +114,17 @@ class ACmix(ConvSignature, TwoPaths):
                 bias, rate = self.value.bias, self.attention_rate
         if self.has_convolution:
             convolution, taps = self._convolution(x, *projections)
-        out = sum_paths(attention, convolution, taps, bias, rate, x, self.stride[0], self.dilation[0])
+        stride, dilation = self.stride[0], self.dilation[0]
+        out = sum_paths(attention, convolution, taps, bias, rate, x, stride, dilation, in_kernel=rate is not None)
         if rate is not None and self.bias is not None:
             out = out + self.bias.view(-1, 1, 1)
         return contiguous(out, memory_format)
 
-    def _convolution(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _convolution(self, x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         # Channel d * num_heads + h, unlike the attention path: published checkpoints depend on this order.
         def path(x: Tensor) -> tuple[Tensor, Tensor | None]:
-            return self.shift_conv(x, weight, bias, self.conv_rate)
+            weight, bias = (each[0] if len(each) == 1 else torch.cat(each) for each in (weights, biases))
+            return self.shift_conv.convolve(x, weight, bias, self.conv_rate)
 
         dense = self.shift_conv.dense_is_faster(x, self.num_heads // self.shift_conv.heads_per_kernel)
         kernels = self.out_channels * self.in_channels * math.prod(self.kernel_size)

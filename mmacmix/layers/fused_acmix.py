@@ -56,10 +56,11 @@ class FusedACmix(nn.Module):
         memory_format = torch.contiguous_format if x.is_contiguous() else torch.channels_last
         x = x.contiguous(memory_format=torch.channels_last)
         attention = convolution = None
+        is_complete = True
         bias = self.shift
         if self.weight is not None:
             attention, is_complete = attention_path(
-                x, self.weight, self.bias, self.position.weight.flatten(1), self.position.bias, None,
+                x, [self.weight], [self.bias], self.position.weight.flatten(1), self.position.bias, None,
                 self.num_heads, self.attention_kernel_size, self.stride, self.dilation, self.backend,
             )  # fmt: skip
             if not is_complete:
@@ -70,5 +71,5 @@ class FusedACmix(nn.Module):
             convolution = F.conv2d(x, self.kernels, None, self.stride, (padding, padding), self.dilation)
         elif self.convolution is not None:
             convolution = self.convolution(x)
-        out = sum_paths(attention, convolution, self.taps, bias, None, x, self.stride, self.dilation)
+        out = sum_paths(attention, convolution, self.taps, bias, None, x, self.stride, self.dilation, not is_complete)
         return contiguous(out, memory_format)

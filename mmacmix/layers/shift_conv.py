@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import dense_kernels, feature_projection, mix, shift_and_sum, shift_kernels
+from ..ops import dense_kernels, feature_projection, mix, shift_and_sum, shift_kernels, sum_paths
 from .arguments import check_choice
 
 #: Cost of one multiply-add of a group convolution with few channels, relative to a dense convolution.
@@ -60,10 +60,15 @@ class ShiftConv(nn.Module):
         else:
             self.weight = nn.Parameter(kernels)
 
-    def forward(
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, rate: Tensor | None = None) -> Tensor:
+        """``convolve`` with all of the bias: ``(B, num_heads * head_dim, ceil(H / stride), ceil(W / stride))``."""
+        out, taps = self.convolve(x, weight, bias, rate)
+        return sum_paths(None, out, taps, None, None, x, self.stride, self.dilation)
+
+    def convolve(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, rate: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Project an operator's input and apply the path, up to a part of its bias.
+        """Project an operator's input and apply the path, without a part of the bias.
 
         Args:
             x: ``(B, in_channels, H, W)``.

@@ -1,10 +1,11 @@
 """The attention path of ACmix and the sum of its paths (arXiv 2111.14556, section 4), from its input and weights."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backends.choice import runs_kernels
 from .coordinates import coordinate_map
 from .functional import neighborhood_attention, resolve_backend
 from .shift_conv import border_bias
@@ -12,8 +13,8 @@ from .shift_conv import border_bias
 
 def attention_path(
     x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
     position: Tensor,
     position_bias: Tensor,
     rate: Tensor | None,
@@ -30,8 +31,9 @@ def attention_path(
 
     Args:
         x: ``(B, in_channels, H, W)``.
-        weight: ``(3 * out_channels, in_channels)``, the projections to query, key and value.
-        bias: ``(3 * out_channels,)``.
+        weights: The projections to query, key and value, three of ``(out_channels, in_channels)``, or one that is
+            their concatenation: faster on GPUs, while separate maps need less memory.
+        biases: As many, ``(out_channels,)`` each or ``(3 * out_channels,)``.
         position: ``(head_dim, 2)``, the projection of the coordinates.
         position_bias: ``(head_dim,)``; its gradient is zero.
         rate: Factor of the output, ``(1,)``, or None.
@@ -46,24 +48,24 @@ def attention_path(
         the rate; else ``sum_paths`` has to add that.
     """
     window = kernel_size, stride, dilation
-    channels = len(bias) // 3
+    channels = sum(map(len, biases)) // 3
     name = resolve_backend(backend, x, _dtype_of_projections(x), channels // num_heads, window)
-    if name == 'triton' and len(x):
+    if name == 'triton' and x.shape[0]:
         from .backends import triton_kernels
 
         # Makes no maps for the biases and the position. The softmax cancels the key's bias, and the value's is the same
         # for all pixels, because the weights of a window sum to 1.
-        query, key, value = _projected(x, weight, None, num_heads, stride)
+        query, key, value = _projected(x, weights, [None] * len(weights), num_heads, stride)
         out = triton_kernels.neighborhood_attention(
             query, key, value, *window,
-            query_bias=bias[:channels].view(num_heads, -1),
+            query_bias=biases[0][:channels].view(num_heads, -1),
             position=_with_zero_gradient(position, position_bias),
-            rate=bias.new_ones(1) if rate is None else rate,
+            rate=position.new_ones(1) if rate is None else rate,
         )  # fmt: skip
         return out.flatten(1, 2), False
     if rate is not None:  # attention is linear in the values, and scaling their projection is cheap
-        weight, bias = (torch.cat((each[: 2 * channels], rate * each[2 * channels :])) for each in (weight, bias))
-    query, key, value = _projected(x, weight, bias, num_heads, stride)
+        weights, biases = ([*each[:-1], _scaled(each[-1], rate, channels)] for each in (weights, biases))
+    query, key, value = _projected(x, weights, biases, num_heads, stride)
     key = key + F.conv2d(coordinate_map(x), -position[..., None, None], -position_bias)[:, None]
     return neighborhood_attention(query, key, value, *window, name).flatten(1, 2), True
 
@@ -77,6 +79,7 @@ def sum_paths(
     x: Tensor,
     stride: int,
     dilation: int,
+    in_kernel: bool = False,
 ) -> Tensor:
     """The sum of both paths and their biases.
 
@@ -89,12 +92,12 @@ def sum_paths(
         x: The operator's input, ``(B, in_channels, H, W)``.
         stride: Stride of the convolution.
         dilation: Dilation of the convolution.
+        in_kernel: Add in a Triton kernel if there is something to add of everything. Default: False.
     """
-    given = attention, convolution, taps, bias, rate
-    if all(each is not None for each in given) and len(x) and runs_kernels(x.device):
+    if in_kernel and not any(each is None for each in (convolution, taps, bias)):
         from .backends import triton_sum
 
-        return triton_sum.sum_paths(*given, tuple(x.shape[2:]), stride, dilation)
+        return triton_sum.sum_paths(attention, convolution, taps, bias, rate, tuple(x.shape[2:]), stride, dilation)
     if attention is None or convolution is None:
         out = convolution if attention is None else attention
     else:
@@ -112,15 +115,26 @@ def _dtype_of_projections(x: Tensor) -> torch.dtype:
     return torch.get_autocast_gpu_dtype() if autocast else x.dtype
 
 
-def _projected(x: Tensor, weight: Tensor, bias: Tensor | None, num_heads: int, stride: int) -> list[Tensor]:
+def _scaled(tensor: Tensor, rate: Tensor, channels: int) -> Tensor:
+    """``tensor`` with its last ``channels`` rows times the rate."""
+    others = len(tensor) - channels
+    return torch.cat((tensor[:others], rate * tensor[others:])) if others else rate * tensor
+
+
+def _projected(
+    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], num_heads: int, stride: int
+) -> list[Tensor]:
     """Query, key and value, ``(B, heads, head_dim, H, W)`` each."""
-    weight, channels = weight[..., None, None], len(weight) // 3
-    if stride == 1:
-        maps = F.conv2d(x, weight, bias).split(channels, 1)
-    else:  # fewer queries than keys
-        of_query, of_others = (None, None) if bias is None else bias.split((channels, 2 * channels))
-        query = F.conv2d(x, weight[:channels], of_query, stride)
-        maps = query, *F.conv2d(x, weight[channels:], of_others).split(channels, 1)
+    if stride > 1 and len(weights) == 1:  # fewer queries than keys
+        channels = len(weights[0]) // 3
+        weights, biases = (
+            [None, None] if each[0] is None else each[0].split((channels, 2 * channels)) for each in (weights, biases)
+        )
+    steps = stride, 1, 1
+    maps = [F.conv2d(x, weight[..., None, None], *rest) for weight, *rest in zip(weights, biases, steps, strict=False)]
+    if len(maps) < 3:
+        channels = sum(map(len, weights)) // 3
+        maps = [part for each in maps for part in each.split(channels, 1)]
     return [each.unflatten(1, (num_heads, -1)) for each in maps]
 
 

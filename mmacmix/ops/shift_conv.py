@@ -80,7 +80,7 @@ def dense_kernels(
         Kernels ``(head_dim * heads, in_channels, k, k)`` in channels_last memory, and the bias that each of their taps
         adds, ``(head_dim * heads, k, k)``, or None if there is no bias.
     """
-    channels, features, side, _ = kernels.shape
+    channels, _, side, _ = kernels.shape
     head_dim = weight.shape[0] // mixing.shape[1]
     by_tap = kernels.flatten(2).mT  # (channels, k^2 taps, k^2 features)
     of_inputs = torch.bmm(by_tap, mixing.expand(channels, -1, -1)).view(head_dim, -1, mixing.shape[1])
@@ -128,7 +128,7 @@ def border_bias(taps: Tensor, x: Tensor, stride: int = 1, dilation: int = 1) -> 
     """
     rows, columns = (taps_inside(taps, side, taps.shape[2], stride, dilation, taps.dtype) for side in x.shape[2:])
     of_columns = torch.matmul(columns, taps.permute(1, 2, 0))  # (k, width, out_channels)
-    out = torch.matmul(rows, of_columns.flatten(1)).view(len(rows), len(columns), -1)
+    out = torch.matmul(rows, of_columns.flatten(1)).view(rows.shape[0], columns.shape[0], -1)
     return out.permute(2, 0, 1)[None]
 
 

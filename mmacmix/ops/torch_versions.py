@@ -42,5 +42,7 @@ def unfused_attention() -> Any:
     return sdpa_kernel(SDPBackend.MATH)
 
 
-#: A decorator: compilers call the function while they record, and take its result as constant; torch 2.1.
-assume_constant_result = getattr(_COMPILER, 'assume_constant_result', lambda function: function)
+def assume_constant_result(function: Any) -> Any:
+    """``torch.compiler.assume_constant_result``, without importing the compiler."""
+    function._dynamo_marked_constant = True
+    return function

@@ -368,17 +368,33 @@ def one_kernel(arguments: dict[str, Any], results: Any) -> list[Traffic]:
 
 
 def _neighborhood_attention_backward(arguments: dict[str, Any], results: Any) -> list[Traffic]:
-    """Torch operations for delta in float32, then a kernel for query, and one for key and value."""
-    grad, output, lse = (arguments[name] for name in ('grad', 'output', 'lse'))
-    wide = output.numel() * 4
-    casts = [Traffic(1, size(each), wide) for each in (output, grad) if each.dtype != torch.float32]
-    delta = [*casts, Traffic(1, 2 * wide, wide), Traffic(1, wide, size(lse))]
-    read = size([arguments[name] for name in ('query', 'key', 'value', 'grad')]) + 2 * size(lse)
-    return [*delta, Traffic(1, read, size(results[0])), Traffic(1, read, size(results[1:]))]
+    """A kernel for query, and one for key and value; then sums of the partial gradients of the layer's terms."""
+    query, key = arguments['query'], arguments['key']
+    maps = size([query, key, arguments['value'], arguments['grad']])
+    query_bias, position, rate = terms = [arguments.get(name) for name in ('query_bias', 'position', 'rate')]
+    planes = size(arguments['lse']) * (1 if rate is None else 3)
+    of_queries = of_keys = 0
+    sums = []
+    if rate is not None:
+        from ..ops.backends.triton_kernels import partial_sums
+
+        window = (arguments[name] for name in ('kernel_size', 'stride', 'dilation'))
+        of_queries, of_keys = (4 * math.prod(shape) for shape in partial_sums(query, key, *window))
+        partial = of_queries // 3, of_queries // 3 * 2, of_keys
+        sums = [Traffic(1, read, 4 * term.numel()) for read, term in zip(partial, terms, strict=True)]
+        sums += [Traffic(1, 4 * term.numel(), size(term)) for term in terms if term.dtype != torch.float32]
+    lse = size(arguments['lse'])
+    read = maps + size(arguments['output']) + lse + size(terms)
+    return [
+        Traffic(1, read, size(results[0]) + planes + of_queries),
+        Traffic(1, maps + lse + planes + size([query_bias, rate]), size(results[1:3]) + of_keys),
+        *sums,
+    ]
 
 
 #: The launches of each operator in the namespace ``mmacmix``, one entry per kernel. The dispatcher cannot see them.
 OPERATORS: dict[str, Callable[[dict[str, Any], Any], list[Traffic]]] = {
     'neighborhood_attention': one_kernel,
     'neighborhood_attention_backward': _neighborhood_attention_backward,
+    'sum_paths': one_kernel,
 }

@@ -223,11 +223,12 @@ class Recorder:
 def recorder(monkeypatch):
     """Takes the place of every kernel of the Triton backend."""
     pytest.importorskip('triton')
-    module = importlib.import_module('mmacmix.ops.backends.triton_kernels')
     recorder = Recorder()
-    for name, value in vars(module).copy().items():
-        if type(value).__module__.startswith('triton') and hasattr(value, 'fn'):
-            monkeypatch.setattr(module, name, recorder)
+    for module in ('triton_kernels', 'triton_sum'):
+        module = importlib.import_module(f'mmacmix.ops.backends.{module}')
+        for name, value in vars(module).copy().items():
+            if type(value).__module__.startswith('triton') and hasattr(value, 'fn'):
+                monkeypatch.setattr(module, name, recorder)
     return recorder
 
 

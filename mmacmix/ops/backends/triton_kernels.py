@@ -605,6 +605,20 @@ def _contiguous(*terms: Tensor | None) -> list[Tensor | None]:
     return [None if term is None else term.contiguous() for term in terms]
 
 
+def partial_sums(
+    query: Tensor, key: Tensor, kernel_size: int, stride: int, dilation: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of the gradients of the terms before summation: of bias and position, by tile; of the rate, by program."""
+    residues, step = residues_and_step(stride, dilation)
+    batch, heads, head_dim = query.shape[:3]
+    tilings = (_tiling(head_dim, query.dtype, kernel_size, step, of_keys) for of_keys in (False, True))
+    tiles, key_tiles = (
+        _tiles(tiling, maps.shape[3:], each)[0]
+        for tiling, maps, each in zip(tilings, (query, key), (residues, dilation), strict=True)
+    )
+    return (batch * tiles, heads, head_dim, 3), (batch * key_tiles * heads,)
+
+
 @torch.library.custom_op('mmacmix::neighborhood_attention_backward', mutates_args=())
 def _attend_backward(
     grad: Tensor,
@@ -625,14 +639,13 @@ def _attend_backward(
     terms = query_bias, position, rate = _contiguous(query_bias, position, rate)
     has_terms = rate is not None
     residues, step = residues_and_step(stride, dilation)
-    batch, heads, head_dim = query.shape[:3]
+    head_dim = query.shape[2]
     tiling = _tiling(head_dim, query.dtype, kernel_size, step)
     key_tiling = _tiling(head_dim, query.dtype, kernel_size, step, of_keys=True)
     planes = lse.new_empty((3 if has_terms else 1, *lse.shape))  # delta and the slopes
     of_queries = of_keys = None
     if has_terms:
-        of_queries = lse.new_empty((batch * _tiles(tiling, query.shape[3:], residues)[0], heads, head_dim, 3))
-        of_keys = lse.new_empty((batch * _tiles(key_tiling, key.shape[3:], dilation)[0] * heads,))
+        of_queries, of_keys = map(lse.new_empty, partial_sums(query, key, kernel_size, stride, dilation))
 
     maps = [query, key, value, grad, output, grad_query]
     others = [lse, planes, of_queries, *terms]

@@ -15,7 +15,7 @@ def sum_paths(
     convolution: Tensor,
     taps: Tensor,
     bias: Tensor,
-    rate: Tensor,
+    rate: Tensor | None,
     size: tuple[int, int],
     stride: int,
     dilation: int,
@@ -31,7 +31,7 @@ def _sum_kernel(
     convolution_b, convolution_c, convolution_y, convolution_x,
     out_b, out_c, out_y, out_x,
     pixels, height, width, out_height, out_width,
-    CHANNELS: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr, DILATION: tl.constexpr,
+    HAS_RATE: tl.constexpr, CHANNELS: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr, DILATION: tl.constexpr,
     PIXELS_OF_TILE: tl.constexpr, CHANNELS_OF_TILE: tl.constexpr,
 ):  # fmt: skip
     pixel = tl.program_id(0).to(tl.int64) * PIXELS_OF_TILE + tl.arange(0, PIXELS_OF_TILE)
@@ -39,7 +39,9 @@ def _sum_kernel(
     x, y, b = pixel % out_width, pixel // out_width % out_height, pixel // out_width // out_height
     in_channels = c < CHANNELS
     mask = (pixel < pixels)[:, None] & in_channels[None, :]
-    total = (tl.load(bias + c, mask=in_channels, other=0.0).to(tl.float32) * tl.load(rate).to(tl.float32))[None, :]
+    total = tl.load(bias + c, mask=in_channels, other=0.0).to(tl.float32)[None, :]
+    if HAS_RATE:
+        total *= tl.load(rate).to(tl.float32)
     for tap in range(KERNEL * KERNEL):
         tap_y = y * STRIDE + (tap // KERNEL - KERNEL // 2) * DILATION
         tap_x = x * STRIDE + (tap % KERNEL - KERNEL // 2) * DILATION
@@ -60,7 +62,7 @@ def _sum(
     convolution: Tensor,
     taps: Tensor,
     bias: Tensor,
-    rate: Tensor,
+    rate: Tensor | None,
     height: int,
     width: int,
     stride: int,
@@ -76,7 +78,7 @@ def _sum(
             attention, convolution, out, taps.contiguous(), bias.contiguous(), rate,
             *attention.stride(), *convolution.stride(), *out.stride(),
             pixels, height, width, out_height, out_width,
-            channels, taps.shape[2], stride, dilation, _PIXELS, tile,
+            rate is not None, channels, taps.shape[2], stride, dilation, _PIXELS, tile,
         )  # fmt: skip
     return out
 
@@ -99,8 +101,10 @@ def _differentiate(ctx, grad):
     by_row = torch.matmul(rows.t(), grad.permute(0, 2, 3, 1).flatten(2))  # (B, k, width * C)
     by_row = by_row[0] if len(by_row) == 1 else by_row.sum(0)
     grad_taps = torch.matmul(by_row.view(side, len(columns), -1).mT, columns).transpose(0, 1)  # (C, k, k)
-    total = grad_taps[:, side // 2, side // 2].to(bias.dtype)  # this tap lies inside the map everywhere
-    return grad, grad, grad_taps.to(taps.dtype), total * rate, (total * bias).sum().view(1), None, None, None, None
+    grad_bias, grad_rate = grad_taps[:, side // 2, side // 2].to(bias.dtype), None  # this tap is inside everywhere
+    if rate is not None:
+        grad_bias, grad_rate = grad_bias * rate, torch.dot(grad_bias, bias).view(1)
+    return grad, grad, grad_taps.to(taps.dtype), grad_bias, grad_rate, None, None, None, None
 
 
 _sum.register_autograd(_differentiate, setup_context=_save)
