@@ -121,4 +121,6 @@ def dense_kernel(state: dict[str, Tensor]) -> Tensor:
     The biases of the projections must be zero.
     """
     projections = torch.cat([state[f'{name}.weight'].flatten(1) for name in ('query', 'key', 'value')])
-    return state['conv_rate'] * dense_kernels(state['shift_conv.weight'], state['shift_conv.mixing'], projections)[0]
+    mixing = state['shift_conv.mixing']
+    projections = projections.unflatten(0, (mixing.shape[1], -1))
+    return state['conv_rate'] * dense_kernels(state['shift_conv.weight'], mixing, projections)[0]

@@ -99,21 +99,20 @@ class ACmix(ConvSignature, TwoPaths):
         memory_format = torch.contiguous_format if x.is_contiguous() else torch.channels_last
         x = x.contiguous(memory_format=torch.channels_last)
         parts = self.query, self.key, self.value
-        if x.device.type == 'cpu':
-            projections = [part.weight.flatten(1) for part in parts], [part.bias for part in parts]
-        else:
-            projections = [[each] for each in self.joined_projections()]
+        weights, biases = [part.weight.flatten(1) for part in parts], [part.bias for part in parts]
+        if x.device.type != 'cpu':
+            weights = [self._by_head(torch.cat(weights))]
         attention = convolution = taps = rate = None
         bias = self.bias
+        if self.has_convolution:
+            convolution, taps = self._convolution(x, weights, biases)
         if self.has_attention:
             attention, is_complete = attention_path(
-                x, *projections, self.position.weight.flatten(1), self.position.bias, self.attention_rate,
+                x, weights, biases, self.position.weight.flatten(1), self.position.bias, self.attention_rate,
                 self.num_heads, self.attention_kernel_size, self.stride[0], self.dilation[0], self.backend,
             )  # fmt: skip
             if not is_complete:
                 bias, rate = self.value.bias, self.attention_rate
-        if self.has_convolution:
-            convolution, taps = self._convolution(x, *projections)
         stride, dilation = self.stride[0], self.dilation[0]
         out = sum_paths(attention, convolution, taps, bias, rate, x, stride, dilation, in_kernel=rate is not None)
         if rate is not None and self.bias is not None:
@@ -123,19 +122,28 @@ class ACmix(ConvSignature, TwoPaths):
     def _convolution(self, x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> tuple[Tensor, Tensor | None]:
         # Channel d * num_heads + h, unlike the attention path: published checkpoints depend on this order.
         def path(x: Tensor) -> tuple[Tensor, Tensor | None]:
-            weight, bias = (each[0] if len(each) == 1 else torch.cat(each) for each in (weights, biases))
-            return self.shift_conv.convolve(x, weight, bias, self.conv_rate)
+            weight = weights[0] if len(weights) == 1 else self._by_head(torch.cat(weights))
+            return self.shift_conv.convolve(x, weight, torch.cat(biases), self.conv_rate)
 
-        dense = self.shift_conv.dense_is_faster(x, self.num_heads // self.shift_conv.heads_per_kernel)
-        kernels = self.out_channels * self.in_channels * math.prod(self.kernel_size)
+        heads = self.num_heads // self.shift_conv.heads_per_kernel
+        dense = self.shift_conv.dense_is_faster(self.in_channels, heads, x.device)
         # The dense form keeps its kernels for backward, the factored form maps.
-        return path(x) if dense and kernels < x.numel() else self.recomputed(path, x)
+        kernels = self.out_channels * self.in_channels * math.prod(self.kernel_size)
+        keeps_little = dense and (kernels < x.numel() or x.device.type != 'cpu')
+        return path(x) if keeps_little else self.recomputed(path, x)
 
     def joined_projections(self) -> tuple[Tensor, Tensor]:
-        """Weight ``(3 * out_channels, in_channels)`` and bias of the concatenated query, key and value projections."""
+        """Weight and bias of the concatenated projections to query, key and value.
+
+        Returns:
+            ``(3 * num_heads, head_dim, in_channels)`` and ``(3 * out_channels,)``.
+        """
         projections = (self.query, self.key, self.value)
         weight = torch.cat([projection.weight for projection in projections]).flatten(1)
-        return weight, torch.cat([projection.bias for projection in projections])
+        return self._by_head(weight), torch.cat([projection.bias for projection in projections])
+
+    def _by_head(self, weight: Tensor) -> Tensor:
+        return weight.unflatten(0, (3 * self.num_heads, -1))
 
     def attention_of(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         query, key = (each.unflatten(1, (self.num_heads, -1)) for each in (self.query(x), self.key(x)))

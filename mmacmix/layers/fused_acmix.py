@@ -34,7 +34,7 @@ class FusedACmix(nn.Module):
             # Channels have different scales, so heads can no longer share kernels.
             factor = (scale * layer.conv_rate).view(-1, 1, 1, 1)
             kernels = path.weight.repeat_interleave(path.heads_per_kernel, 0) * factor
-            if path.dense_is_faster(weight[..., None, None], self.num_heads):
+            if path.dense_is_faster(layer.in_channels, self.num_heads, weight.device):
                 merged = dense_kernels(kernels, path.mixing, weight, bias, path.mixing_bias)
                 self.kernels, self.taps = map(nn.Parameter, merged)
             else:
@@ -49,7 +49,8 @@ class FusedACmix(nn.Module):
             self.position = layer.position
             # Attention is linear in the values, so scaling them scales the output.
             factors = torch.cat((torch.ones_like(bias[: -len(scale)]), scale * layer.attention_rate))
-            self.weight, self.bias = nn.Parameter(weight * factors[:, None]), nn.Parameter(bias * factors)
+            self.weight = nn.Parameter(weight * factors.view(*weight.shape[:2], 1))
+            self.bias = nn.Parameter(bias * factors)
 
     def forward(self, x: Tensor) -> Tensor:
         """As ``mmacmix.layers.ACmix``."""

@@ -72,7 +72,7 @@ class ShiftConv(nn.Module):
 
         Args:
             x: ``(B, in_channels, H, W)``.
-            weight: ``(inputs * head_dim, in_channels)``, the projections to query, key and value.
+            weight: ``(inputs, head_dim, in_channels)``, the projections to query, key and value of all heads.
             bias: ``(inputs * head_dim,)`` or None.
             rate: Factor of the output, ``(1,)``, or None. Default: None.
 
@@ -84,7 +84,7 @@ class ShiftConv(nn.Module):
         mixing, mixing_bias = self.mixing, self.mixing_bias
         if rate is not None:  # cheaper than scaling the output
             mixing, mixing_bias = mixing * rate, None if mixing_bias is None else mixing_bias * rate
-        if self.dense_is_faster(x, self.num_heads // self.heads_per_kernel):
+        if self.dense_is_faster(x.shape[1], self.num_heads // self.heads_per_kernel, x.device):
             kernels, taps = dense_kernels(self.weight, mixing, weight, bias, mixing_bias)
             padding = kernels.shape[2] // 2 * self.dilation
             out = F.conv2d(x, kernels, None, self.stride, (padding, padding), self.dilation)
@@ -92,11 +92,11 @@ class ShiftConv(nn.Module):
         weight, bias = feature_projection(weight, bias, mixing, mixing_bias)
         return self._shift_and_sum(F.conv2d(x, weight[..., None, None], bias), self.weight), None
 
-    def dense_is_faster(self, x: Tensor, heads: int) -> bool:
+    def dense_is_faster(self, in_channels: int, heads: int, device: torch.device) -> bool:
         """Whether a dense convolution is faster than a projection and a group convolution with ``heads`` outputs."""
-        if x.device.type != 'cpu':
+        if device.type != 'cpu':
             return True
-        taps, in_channels = self.mixing.shape[0], x.shape[1]
+        taps = self.mixing.shape[0]
         dense = heads * taps * in_channels
         # The stride leaves out pixels in both convolutions, but not in the projection.
         return dense <= self.stride**2 * taps * in_channels + GROUPED_COST * heads * taps**2

@@ -31,9 +31,9 @@ def attention_path(
 
     Args:
         x: ``(B, in_channels, H, W)``.
-        weights: The projections to query, key and value, three of ``(out_channels, in_channels)``, or one that is
-            their concatenation: faster on GPUs, while separate maps need less memory.
-        biases: As many, ``(out_channels,)`` each or ``(3 * out_channels,)``.
+        weights: The projections to query, key and value: three of ``(out_channels, in_channels)``; or their
+            concatenation, ``(3 * heads, head_dim, in_channels)``, faster on GPUs, while separate maps need less memory.
+        biases: Three of ``(out_channels,)``, or one that is their concatenation.
         position: ``(head_dim, 2)``, the projection of the coordinates.
         position_bias: ``(head_dim,)``; its gradient is zero.
         rate: Factor of the output, ``(1,)``, or None.
@@ -48,6 +48,7 @@ def attention_path(
         the rate; else ``sum_paths`` has to add that.
     """
     window = kernel_size, stride, dilation
+    weights = [each.flatten(0, -2) for each in weights]
     channels = sum(map(len, biases)) // 3
     name = resolve_backend(backend, x, _dtype_of_projections(x), channels // num_heads, window)
     if name == 'triton' and x.shape[0]:
@@ -55,17 +56,21 @@ def attention_path(
 
         # Makes no maps for the biases and the position. The softmax cancels the key's bias, and the value's is the same
         # for all pixels, because the weights of a window sum to 1.
-        query, key, value = _projected(x, weights, [None] * len(weights), num_heads, stride)
-        out = triton_kernels.neighborhood_attention(
-            query, key, value, *window,
-            query_bias=biases[0][:channels].view(num_heads, -1),
+        maps = _projected(x, weights, [None] * len(weights), num_heads, stride)
+        of_query = biases[0] if len(biases) == 3 else biases[0][:channels]
+        out = triton_kernels.attend_to_maps(
+            maps, *window,
+            query_bias=of_query.view(num_heads, -1),
             position=_with_zero_gradient(position, position_bias),
             rate=position.new_ones(1) if rate is None else rate,
         )  # fmt: skip
         return out.flatten(1, 2), False
+    if len(biases) > len(weights):
+        biases = [torch.cat(list(biases))]
     if rate is not None:  # attention is linear in the values, and scaling their projection is cheap
-        weights, biases = ([*each[:-1], _scaled(each[-1], rate, channels)] for each in (weights, biases))
-    query, key, value = _projected(x, weights, biases, num_heads, stride)
+        weights, biases = (_scaled(each, rate, channels) for each in (weights, biases))
+    maps = _projected(x, weights, biases, num_heads, stride)
+    query, key, value = (part for each in maps for part in each.unbind(1))
     key = key + F.conv2d(coordinate_map(x), -position[..., None, None], -position_bias)[:, None]
     return neighborhood_attention(query, key, value, *window, name).flatten(1, 2), True
 
@@ -115,27 +120,26 @@ def _dtype_of_projections(x: Tensor) -> torch.dtype:
     return torch.get_autocast_gpu_dtype() if autocast else x.dtype
 
 
-def _scaled(tensor: Tensor, rate: Tensor, channels: int) -> Tensor:
-    """``tensor`` with its last ``channels`` rows times the rate."""
-    others = len(tensor) - channels
-    return torch.cat((tensor[:others], rate * tensor[others:])) if others else rate * tensor
+def _scaled(tensors: Sequence[Tensor], rate: Tensor, channels: int) -> list[Tensor]:
+    """The tensors, with the last ``channels`` rows of the last one times the rate."""
+    *others, last = tensors
+    constant = len(last) - channels
+    return [*others, torch.cat((last[:constant], rate * last[constant:])) if constant else rate * last]
 
 
 def _projected(
     x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], num_heads: int, stride: int
 ) -> list[Tensor]:
-    """Query, key and value, ``(B, heads, head_dim, H, W)`` each."""
-    if stride > 1 and len(weights) == 1:  # fewer queries than keys
-        channels = len(weights[0]) // 3
-        weights, biases = (
-            [None, None] if each[0] is None else each[0].split((channels, 2 * channels)) for each in (weights, biases)
-        )
-    steps = stride, 1, 1
-    maps = [F.conv2d(x, weight[..., None, None], *rest) for weight, *rest in zip(weights, biases, steps, strict=False)]
-    if len(maps) < 3:
-        channels = sum(map(len, weights)) // 3
-        maps = [part for each in maps for part in each.split(channels, 1)]
-    return [each.unflatten(1, (num_heads, -1)) for each in maps]
+    """Query, key and value, ``(B, n, heads, head_dim, H, W)``: together, the query apart, or three tensors."""
+    channels = sum(map(len, weights)) // 3
+    if len(weights) == 1 and stride > 1:  # fewer queries than keys
+        weights = weights[0].split((channels, 2 * channels))
+        biases = [None, None] if biases[0] is None else biases[0].split((channels, 2 * channels))
+    strides = stride, 1, 1
+    maps = [
+        F.conv2d(x, weight[..., None, None], *rest) for weight, *rest in zip(weights, biases, strides, strict=False)
+    ]
+    return [each.unflatten(1, (-1, num_heads, channels // num_heads)) for each in maps]
 
 
 class _ZeroGradient(torch.autograd.Function):

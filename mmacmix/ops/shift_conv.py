@@ -46,16 +46,16 @@ def feature_projection(
     Exact, because both are linear and zero padding comes after them. Avoids a permuted copy of query, key and value.
 
     Args:
-        weight: ``(3 * heads * head_dim, in_channels)``, the projections to query, key and value, heads outermost.
-        bias: ``(3 * heads * head_dim,)`` or None.
-        mixing: ``(k^2, 3 * heads)``, the fully connected layer.
+        weight: ``(inputs, head_dim, in_channels)``, the projections to query, key and value of all heads.
+        bias: ``(inputs * head_dim,)`` or None.
+        mixing: ``(k^2, inputs)``, the fully connected layer.
         mixing_bias: ``(k^2,)`` or None. Default: None.
 
     Returns:
         Weight ``(head_dim * k^2, in_channels)`` and bias ``(head_dim * k^2,)`` of the merged projection.
     """
-    head_dim = weight.shape[0] // mixing.shape[1]
-    merged = torch.einsum('ti,idc->dtc', mixing, weight.unflatten(0, (-1, head_dim))).flatten(0, 1)
+    head_dim = weight.shape[1]
+    merged = torch.einsum('ti,idc->dtc', mixing, weight).flatten(0, 1)
     merged_bias = weight.new_zeros(head_dim, mixing.shape[0])
     if bias is not None:
         merged_bias = merged_bias + torch.einsum('ti,id->dt', mixing, bias.unflatten(0, (-1, head_dim)))
@@ -72,7 +72,7 @@ def dense_kernels(
     Args:
         kernels: ``(head_dim * heads, k^2, k, k)``, the group convolution.
         mixing: ``(k^2, inputs)``, the fully connected layer.
-        weight: ``(inputs * head_dim, in_channels)``, the projections to query, key and value, heads outermost.
+        weight: ``(inputs, head_dim, in_channels)``, the projections to query, key and value of all heads.
         bias: ``(inputs * head_dim,)`` or None. Default: None.
         mixing_bias: ``(k^2,)`` or None. Default: None.
 
@@ -81,10 +81,10 @@ def dense_kernels(
         adds, ``(head_dim * heads, k, k)``, or None if there is no bias.
     """
     channels, _, side, _ = kernels.shape
-    head_dim = weight.shape[0] // mixing.shape[1]
+    head_dim = weight.shape[1]
     by_tap = kernels.flatten(2).mT  # (channels, k^2 taps, k^2 features)
     of_inputs = torch.bmm(by_tap, mixing.expand(channels, -1, -1)).view(head_dim, -1, mixing.shape[1])
-    merged = torch.bmm(of_inputs, weight.unflatten(0, (-1, head_dim)).transpose(0, 1))  # (head_dim, heads * k^2, in)
+    merged = torch.bmm(of_inputs, weight.transpose(0, 1))  # (head_dim, heads * k^2, in)
     merged = merged.view(channels, side, side, -1).permute(0, 3, 1, 2)
     taps = None
     if bias is not None:

@@ -369,9 +369,8 @@ def one_kernel(arguments: dict[str, Any], results: Any) -> list[Traffic]:
 
 def _neighborhood_attention_backward(arguments: dict[str, Any], results: Any) -> list[Traffic]:
     """A kernel for query, and one for key and value; then sums of the partial gradients of the layer's terms."""
-    query, key = arguments['query'], arguments['key']
-    maps = size([query, key, arguments['value'], arguments['grad']])
-    query_bias, position, rate = terms = [arguments.get(name) for name in ('query_bias', 'position', 'rate')]
+    maps = size([arguments['maps'], arguments['grad']])
+    query_bias, _, rate = terms = [arguments.get(name) for name in ('query_bias', 'position', 'rate')]
     planes = size(arguments['lse']) * (1 if rate is None else 3)
     of_queries = of_keys = 0
     sums = []
@@ -379,15 +378,17 @@ def _neighborhood_attention_backward(arguments: dict[str, Any], results: Any) ->
         from ..ops.backends.triton_kernels import partial_sums
 
         window = (arguments[name] for name in ('kernel_size', 'stride', 'dilation'))
-        of_queries, of_keys = (4 * math.prod(shape) for shape in partial_sums(query, key, *window))
+        key = arguments['maps'][-1][:, -1]
+        of_queries, of_keys = (4 * math.prod(shape) for shape in partial_sums(arguments['output'], key, *window))
         partial = of_queries // 3, of_queries // 3 * 2, of_keys
         sums = [Traffic(1, read, 4 * term.numel()) for read, term in zip(partial, terms, strict=True)]
         sums += [Traffic(1, 4 * term.numel(), size(term)) for term in terms if term.dtype != torch.float32]
     lse = size(arguments['lse'])
     read = maps + size(arguments['output']) + lse + size(terms)
+    grads, grad_query = size(results[: len(arguments['maps'])]), size(arguments['output'])
     return [
-        Traffic(1, read, size(results[0]) + planes + of_queries),
-        Traffic(1, maps + lse + planes + size([query_bias, rate]), size(results[1:3]) + of_keys),
+        Traffic(1, read, grad_query + planes + of_queries),
+        Traffic(1, maps + lse + planes + size([query_bias, rate]), grads - grad_query + of_keys),
         *sums,
     ]
 

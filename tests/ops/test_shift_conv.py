@@ -45,7 +45,7 @@ def test_merged_projection_equals_projection_then_mixing(heads, with_bias):
     projected = F.conv2d(x, weight[..., None, None], bias).view(2, 3 * heads, head_dim, 4, 6)
     expected = torch.einsum('ti,bidyx->bdtyx', mixing, projected)
     expected = expected + (mixing_bias[:, None, None] if with_bias else 0)
-    merged, shift = feature_projection(weight, bias, mixing, mixing_bias)
+    merged, shift = feature_projection(weight.unflatten(0, (3 * heads, -1)), bias, mixing, mixing_bias)
     actual = F.conv2d(x, merged[..., None, None], shift)
     torch.testing.assert_close(actual, expected.flatten(1, 2), rtol=0, atol=1e-12)
 
@@ -60,7 +60,7 @@ def test_dense_convolution_equals_its_factors_with_gradients(size, kernel_size, 
     kernels, shift = random(head_dim * heads, taps, kernel_size, kernel_size), random(head_dim * heads)
     projected = mix(F.conv2d(x, weight[..., None, None], bias), mixing, mixing_bias)
     expected = shift_and_sum(projected, kernels, stride, dilation) + shift[:, None, None]
-    dense, inner = dense_kernels(kernels, mixing, weight, bias, mixing_bias)
+    dense, inner = dense_kernels(kernels, mixing, weight.unflatten(0, (3 * heads, -1)), bias, mixing_bias)
     padding = kernel_size // 2 * dilation
     convolution = F.conv2d(x, dense, None, stride, padding, dilation)
     actual = sum_paths(None, convolution, inner, shift, None, x, stride, dilation)

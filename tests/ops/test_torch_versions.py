@@ -12,11 +12,11 @@ from mmacmix.errors import LibraryError
 from mmacmix.ops import (
     available_backends,
     check_torch,
-    functional,
     neighborhood_attention,
     register_load_state_dict_pre_hook,
     unfused_attention,
 )
+from mmacmix.ops.backends import choice
 from tests.conftest import needs_torch
 from tests.ops.maps import random_maps
 
@@ -43,7 +43,7 @@ def test_the_triton_backend_needs_torch_2_4(monkeypatch):
     has_triton = torch.__version__ >= '2.4' and find_spec('triton') is not None
     assert ('triton' in available_backends('cuda')) == has_triton
     pretend(monkeypatch, '2.3.1')
-    monkeypatch.setattr(functional, '_HAS_TRITON', False)
+    monkeypatch.setattr(choice, 'HAS_TRITON', False)
     with pytest.raises(LibraryError, match="the backend 'triton' needs torch 2.4 or newer, found 2.3.1"):
         neighborhood_attention(*random_maps((1, 1, 4, 3, 3))[:3], 3, backend='triton')
 

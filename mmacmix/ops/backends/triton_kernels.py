@@ -57,7 +57,26 @@ def neighborhood_attention(
         position: ``(head_dim, 2)``, weights of the horizontal and the vertical coordinate. Default: None.
         rate: ``(1,)``, factor of the output. Default: None.
     """
-    return _attend(query, key, value, kernel_size, stride, dilation, query_bias, position, rate)[0]
+    maps = [each[:, None] for each in (query, key, value)]
+    return attend_to_maps(maps, kernel_size, stride, dilation, query_bias, position, rate)
+
+
+def attend_to_maps(
+    maps: list[Tensor],
+    kernel_size: int,
+    stride: int,
+    dilation: int,
+    query_bias: Tensor | None = None,
+    position: Tensor | None = None,
+    rate: Tensor | None = None,
+) -> Tensor:
+    """``neighborhood_attention`` of projections that share tensors, whose gradients then share tensors, too.
+
+    Args:
+        maps: Query, key and value together, ``(B, 3, heads, head_dim, H, W)``; or the query, ``(B, 1, ...)``, and key
+            and value together, ``(B, 2, ...)``; or three tensors ``(B, 1, ...)``.
+    """
+    return _attend(maps, kernel_size, stride, dilation, query_bias, position, rate)[0]
 
 
 # -- kernels ---------------------------------------------------------------------------------------
@@ -565,38 +584,47 @@ def _launch(kernel, maps, others, query, key, tiling, tiled, residues, constants
         )  # fmt: skip
 
 
+# Maps that share a tensor, such as slices of one convolution's output, come as one tensor (B, n, heads, d, H, W), and
+# so do their gradients: one tensor for query, key and value; or one for the query, one for both others; or three.
+
+
 @torch.library.custom_op('mmacmix::neighborhood_attention', mutates_args=())
 def _attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    maps: list[Tensor],
     kernel_size: int,
     stride: int,
     dilation: int,
-    query_bias: Tensor | None = None,
-    position: Tensor | None = None,
-    rate: Tensor | None = None,
+    query_bias: Tensor | None,
+    position: Tensor | None,
+    rate: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Output, and the base-2 log-sum-exp of the scores."""
+    query, key, value = _parts(maps)
     head_dim = query.shape[2]
     if not supports(head_dim, query.dtype, kernel_size, stride, dilation):  # backward may need more memory than forward
         raise ValueError(
             f"the backend 'triton' does not support head_dim {head_dim} in {query.dtype} "
             f'with kernel_size {kernel_size}, stride {stride} and dilation {dilation}'
         )
-    output, lse = _empty(query, key, value, kernel_size, stride, dilation)
+    output, lse = _empty(maps, kernel_size, stride, dilation, query_bias, position, rate)
     residues, step = residues_and_step(stride, dilation)
     tiling = _tiling(head_dim, query.dtype, kernel_size, step)
     constants = kernel_size, stride, dilation, residues, step
-    maps, terms = [query, key, value, output], _contiguous(query_bias, position, rate)
-    _launch(_forward_kernel, maps, [lse, *terms], query, key, tiling, query, residues, constants)
+    terms = _contiguous(query_bias, position, rate)
+    _launch(_forward_kernel, [query, key, value, output], [lse, *terms], query, key, tiling, query, residues, constants)
     return output, lse
 
 
 @_attend.register_fake
-def _empty(query, key, value, kernel_size, stride, dilation, query_bias=None, position=None, rate=None):
+def _empty(maps, kernel_size, stride, dilation, query_bias, position, rate):
+    query = _parts(maps)[0]
     batch, heads, _, height, width = query.shape
     return torch.empty_like(query), query.new_empty((batch, heads, height, width), dtype=torch.float32)
+
+
+def _parts(maps: list[Tensor]) -> list[Tensor]:
+    """Query, key and value, ``(B, heads, head_dim, H, W)`` each."""
+    return [part for each in maps for part in each.unbind(1)]
 
 
 def _contiguous(*terms: Tensor | None) -> list[Tensor | None]:
@@ -622,68 +650,63 @@ def partial_sums(
 @torch.library.custom_op('mmacmix::neighborhood_attention_backward', mutates_args=())
 def _attend_backward(
     grad: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
+    maps: list[Tensor],
     output: Tensor,
     lse: Tensor,
     kernel_size: int,
     stride: int,
     dilation: int,
-    query_bias: Tensor | None = None,
-    position: Tensor | None = None,
-    rate: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of query, key, value, bias, position and rate; the last three are empty without these terms."""
-    grad_query, grad_key, grad_value = (torch.empty_like(each) for each in (query, key, value))
+    query_bias: Tensor | None,
+    position: Tensor | None,
+    rate: Tensor | None,
+) -> list[Tensor]:
+    """Gradients of the maps and, with these terms, of bias, position and rate."""
+    grad_maps = [torch.empty_like(each) for each in maps]
+    query, key, value = _parts(maps)
+    grad_query, grad_key, grad_value = _parts(grad_maps)
     terms = query_bias, position, rate = _contiguous(query_bias, position, rate)
-    has_terms = rate is not None
     residues, step = residues_and_step(stride, dilation)
-    head_dim = query.shape[2]
-    tiling = _tiling(head_dim, query.dtype, kernel_size, step)
-    key_tiling = _tiling(head_dim, query.dtype, kernel_size, step, of_keys=True)
-    planes = lse.new_empty((3 if has_terms else 1, *lse.shape))  # delta and the slopes
+    tiling, key_tiling = (_tiling(query.shape[2], query.dtype, kernel_size, step, of_keys) for of_keys in (False, True))
+    planes = lse.new_empty((1 if rate is None else 3, *lse.shape))  # delta and the slopes
     of_queries = of_keys = None
-    if has_terms:
+    if rate is not None:
         of_queries, of_keys = map(lse.new_empty, partial_sums(query, key, kernel_size, stride, dilation))
 
-    maps = [query, key, value, grad, output, grad_query]
+    tensors = [query, key, value, grad, output, grad_query]
     others = [lse, planes, of_queries, *terms]
     constants = kernel_size, stride, dilation, residues, step
-    _launch(_grad_query_kernel, maps, others, query, key, tiling, query, residues, constants, lse.numel())
+    _launch(_grad_query_kernel, tensors, others, query, key, tiling, query, residues, constants, lse.numel())
 
-    maps = [query, key, value, grad, grad_key, grad_value]
+    tensors = [query, key, value, grad, grad_key, grad_value]
     others = [lse, planes, of_keys, query_bias, rate]
     constants = kernel_size, stride, dilation, residues, pow(step, -1, residues) if residues > 1 else 0
-    _launch(_grad_key_value_kernel, maps, others, query, key, key_tiling, key, dilation, constants, lse.numel())
+    _launch(_grad_key_value_kernel, tensors, others, query, key, key_tiling, key, dilation, constants, lse.numel())
 
-    if not has_terms:
-        return grad_query, grad_key, grad_value, *(query.new_empty(0) for _ in terms)
+    if rate is None:
+        return grad_maps
     sums = of_queries[..., 0].sum(0), of_queries[..., 1:].sum((0, 1)), of_keys.sum(0, keepdim=True)
-    return grad_query, grad_key, grad_value, *(each.to(term.dtype) for each, term in zip(sums, terms, strict=True))
+    return [*grad_maps, *(each.to(term.dtype) for each, term in zip(sums, terms, strict=True))]
 
 
 @_attend_backward.register_fake
-def _empty_grads(
-    grad, query, key, value, output, lse, kernel_size, stride, dilation, query_bias=None, position=None, rate=None
-):
-    maps = (torch.empty_like(each) for each in (query, key, value))
-    terms = (
-        query.new_empty(0) if term is None else term.new_empty(term.shape) for term in (query_bias, position, rate)
-    )
-    return *maps, *terms
+def _empty_grads(grad, maps, output, lse, kernel_size, stride, dilation, query_bias, position, rate):
+    terms = (term for term in (query_bias, position, rate) if term is not None)
+    return [*(torch.empty_like(each) for each in maps), *(term.new_empty(term.shape) for term in terms)]
 
 
 def _save(ctx, inputs, output):
-    query, key, value, *ctx.window, query_bias, position, rate = inputs
-    ctx.save_for_backward(query, key, value, *output, query_bias, position, rate)
+    maps, *ctx.window, query_bias, position, rate = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*maps, *output, query_bias, position, rate)
 
 
 def _differentiate(ctx, grad, _):
-    *tensors, query_bias, position, rate = ctx.saved_tensors
-    *maps, bias, weight, factor = _attend_backward(grad, *tensors, *ctx.window, query_bias, position, rate)
-    terms = (None, None, None) if rate is None else (bias, weight, factor)
-    return *maps, None, None, None, *terms
+    *maps, output, lse, query_bias, position, rate = ctx.saved_tensors
+    if grad is None:
+        return (None,) * 7
+    grads = _attend_backward(grad, maps, output, lse, *ctx.window, query_bias, position, rate)
+    terms = (None, None, None) if rate is None else grads[len(maps) :]
+    return grads[: len(maps)], None, None, None, *terms
 
 
 _attend.register_autograd(_differentiate, setup_context=_save)

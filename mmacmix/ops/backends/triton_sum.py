@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..constants import constant
 from ..shift_conv import taps_inside
 
 _PIXELS, _CHANNELS = 32, 64  # of a program
@@ -96,15 +97,23 @@ def _save(ctx, inputs, output):
 def _differentiate(ctx, grad):
     taps, bias, rate = ctx.saved_tensors
     height, width, stride, dilation = ctx.sizes
-    side = taps.shape[2]
-    rows, columns = (taps_inside(grad, each, side, stride, dilation, grad.dtype) for each in (height, width))
-    by_row = torch.matmul(rows.t(), grad.permute(0, 2, 3, 1).flatten(2))  # (B, k, width * C)
-    by_row = by_row[0] if len(by_row) == 1 else by_row.sum(0)
-    grad_taps = torch.matmul(by_row.view(side, len(columns), -1).mT, columns).transpose(0, 1)  # (C, k, k)
+    channels, side, _ = taps.shape
+    inside = _inside(grad, height, width, side, stride, dilation, grad.dtype)
+    by_image = torch.matmul(grad.flatten(2), inside)  # (B, C, k^2)
+    grad_taps = (by_image[0] if len(by_image) == 1 else by_image.sum(0)).view(channels, side, side)
     grad_bias, grad_rate = grad_taps[:, side // 2, side // 2].to(bias.dtype), None  # this tap is inside everywhere
     if rate is not None:
         grad_bias, grad_rate = grad_bias * rate, torch.dot(grad_bias, bias).view(1)
     return grad, grad, grad_taps.to(taps.dtype), grad_bias, grad_rate, None, None, None, None
+
+
+@constant
+def _inside(
+    device: torch.device, height: int, width: int, side: int, stride: int, dilation: int, dtype: torch.dtype
+) -> Tensor:
+    """``(outputs, k^2)``: 1 where an output's tap lies inside the map, else 0."""
+    rows, columns = (taps_inside.__wrapped__(device, each, side, stride, dilation, dtype) for each in (height, width))
+    return (rows[:, None, :, None] * columns[:, None]).flatten(2).flatten(0, 1)
 
 
 _sum.register_autograd(_differentiate, setup_context=_save)

@@ -96,8 +96,9 @@ def run(channels, heads, height, width, window, dtype, terms, batch=2):
     shapes = [(heads, head_dim), (head_dim, 2), (1,)]
     terms = [torch.empty(shape, device='meta') if terms else None for shape in shapes]
     # The registered functions themselves: for tensors on this device, operators would only compute shapes.
-    output, lse = triton_kernels._attend._init_fn(query, key, value, *window, *terms)
-    triton_kernels._attend_backward._init_fn(torch.empty_like(output), query, key, value, output, lse, *window, *terms)
+    maps = [each[:, None] for each in (query, key, value)]
+    output, lse = triton_kernels._attend._init_fn(maps, *window, *terms)
+    triton_kernels._attend_backward._init_fn(torch.empty_like(output), maps, output, lse, *window, *terms)
 
 
 def stack_size(cubin):

@@ -69,7 +69,7 @@ def test_backward_keeps_no_copies_of_windows():
 def test_no_pixel_is_added_to_twice_at_once(shape, window):
     """Otherwise the order of atomic additions on a GPU, and with it the sum, would be random."""
     maps = random_maps(shape)
-    for overlap in tiles._overlaps(*(each.shape[3:] for each in maps[:2]), window, torch.float64, maps[0].device)[:2]:
+    for overlap in tiles._overlaps(maps[0], *(tuple(each.shape[3:]) for each in maps[:2]), window)[:2]:
         assert overlap.borders
         for _, source in overlap.borders:
             assert len(source.unique()) == len(source)

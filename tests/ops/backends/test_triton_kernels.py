@@ -191,14 +191,17 @@ def test_narrow_types_accumulate_in_float32(dtype, has_terms):
 def test_operator_is_registered_correctly(has_terms):
     inputs = [each.requires_grad_() for each in random_maps((1, 1, 4, 2, 3), dtype=torch.float32, device=DEVICE)[:3]]
     terms = [each.requires_grad_() for each in random_terms(1, 4)] if has_terms else []
-    torch.library.opcheck(torch.ops.mmacmix.neighborhood_attention, (*inputs, 3, 1, 1, *terms))
+    arguments = [each[:, None] for each in inputs], 3, 1, 1, *(terms or [None] * 3)
+    torch.library.opcheck(torch.ops.mmacmix.neighborhood_attention, arguments)
 
 
 def test_is_available_on_gpus_except_in_float64():
     assert available_backends('cuda') == ('tiles', 'triton', 'reference')
     assert available_backends('cpu') == ('tiles', 'reference')
     maps = random_maps((1, 1, 4, 3, 3), device=DEVICE)[:3]
-    with pytest.raises(ValueError, match=r"one of \('tiles', 'reference'\) on .* in torch.float64, got 'triton'"):
+    with pytest.raises(
+        ValueError, match=r"one of \('tiles', 'reference'\) on .* in torch.float64 with head_dim 4 and .*, got 'triton'"
+    ):
         neighborhood_attention(*maps, 3, backend='triton')
 
 
