@@ -172,7 +172,9 @@ def _dtype_of_tiles(query: Tensor) -> torch.dtype:
 
 def _pixels(maps: Tensor) -> Tensor:
     """``(B, heads, d, H, W)`` -> ``(B, H * W, heads * d)``, a view of a channels_last map."""
-    return maps.permute(0, 3, 4, 1, 2).flatten(3).flatten(1, 2)
+    pixels = maps.permute(0, 3, 4, 1, 2).flatten(3).flatten(1, 2)
+    # On a CPU, every index_select would first copy a map with another memory layout as a whole.
+    return pixels.contiguous() if maps.device.type == 'cpu' else pixels
 
 
 def _gathered(pixels: Tensor, index: Tensor) -> Tensor:
