@@ -71,7 +71,8 @@ def attention_path(
         weights, biases = (_scaled(each, rate, channels) for each in (weights, biases))
     maps = _projected(x, weights, biases, num_heads, stride)
     query, key, value = (part for each in maps for part in each.unbind(1))
-    key = key + F.conv2d(coordinate_map(x), -position[..., None, None], -position_bias)[:, None]
+    position = _with_zero_gradient(position, position_bias)[..., None, None]
+    key = key + F.conv2d(coordinate_map(x, -1), position)[:, None]
     return neighborhood_attention(query, key, value, *window, name).flatten(1, 2), True
 
 
@@ -123,8 +124,10 @@ def _dtype_of_projections(x: Tensor) -> torch.dtype:
 def _scaled(tensors: Sequence[Tensor], rate: Tensor, channels: int) -> list[Tensor]:
     """The tensors, with the last ``channels`` rows of the last one times the rate."""
     *others, last = tensors
-    constant = len(last) - channels
-    return [*others, torch.cat((last[:constant], rate * last[constant:])) if constant else rate * last]
+    if len(last) == channels:
+        return [*others, rate * last]
+    unscaled, scaled = last.split((len(last) - channels, channels))
+    return [*others, torch.cat((unscaled, rate * scaled))]
 
 
 def _projected(

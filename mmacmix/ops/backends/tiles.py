@@ -148,7 +148,7 @@ def _tiling(
         _combined(queries[0] * query_size[1], queries[1]),
         _combined(keys[0] * key_size[1], keys[1]),
         (place_of_row[:, None] + place_of_column).flatten(),
-        torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill(hidden, -math.inf),
+        _aligned(torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill(hidden, -math.inf)),
     )
 
 
@@ -160,6 +160,12 @@ def _tile(device: torch.device) -> tuple[int, int]:
 def _combined(rows: Tensor, columns: Tensor) -> Tensor:
     """``(residues, tiles, n)`` of both axes -> the sums ``(residues, tiles, residues, tiles, n * n)``."""
     return (rows[:, :, None, None, :, None] + columns[:, :, None]).flatten(4)
+
+
+def _aligned(mask: Tensor) -> Tensor:
+    """The mask with rows that start at multiples of 8 elements; CUDA would copy others for every attention."""
+    keys = mask.shape[1]
+    return F.pad(mask, (0, -keys % 8))[:, :keys]
 
 
 def _sizes(query: Tensor, key: Tensor) -> tuple[Size, Size]:
