@@ -16,6 +16,7 @@ from ..ops import (
     check_window,
     contiguous,
     coordinate_map,
+    is_compiling,
     neighborhood_attention,
     sum_paths,
 )
@@ -129,7 +130,8 @@ class ACmix(ConvSignature, TwoPaths):
         dense = self.shift_conv.dense_is_faster(self.in_channels, heads, x.device)
         # The dense form keeps its kernels for backward, the factored form maps.
         kernels = self.out_channels * self.in_channels * math.prod(self.kernel_size)
-        keeps_little = dense and (kernels < x.numel() or x.device.type != 'cpu')
+        # Compilers would compile the layer anew for maps on the other side of this bound.
+        keeps_little = dense and (is_compiling() or x.device.type != 'cpu' or kernels < x.numel())
         return path(x) if keeps_little else self.recomputed(path, x)
 
     def joined_projections(self) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from .memory_format import contiguous
 from .pixel_shift import kernel_offsets, related, shifted, stacked
 from .shift_conv import dense_kernels, feature_projection, mix, shift_and_sum, shift_kernels
 from .sizes import ceil_div, padding_to_multiple
-from .torch_versions import check_torch, register_load_state_dict_pre_hook, unfused_attention
+from .torch_versions import check_torch, is_compiling, register_load_state_dict_pre_hook, unfused_attention
 
 __all__ = [
     'BACKENDS',
@@ -36,6 +36,7 @@ __all__ = [
     'coordinate_map',
     'dense_kernels',
     'feature_projection',
+    'is_compiling',
     'is_exporting',
     'is_integer',
     'kernel_offsets',

@@ -71,8 +71,9 @@ def attention_path(
         weights, biases = (_scaled(each, rate, channels) for each in (weights, biases))
     maps = _projected(x, weights, biases, num_heads, stride)
     query, key, value = (part for each in maps for part in each.unbind(1))
-    position = _with_zero_gradient(position, position_bias)[..., None, None]
-    key = key + F.conv2d(coordinate_map(x, -1), position)[:, None]
+    # A product, because compilers distinguish small from large convolutions.
+    negative = torch.matmul(_with_zero_gradient(position, position_bias), coordinate_map(x, -1)[0].flatten(1))
+    key = key + negative.view(-1, *x.shape[2:])
     return neighborhood_attention(query, key, value, *window, name).flatten(1, 2), True
 
 

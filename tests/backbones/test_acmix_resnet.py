@@ -11,6 +11,7 @@ from mmacmix.backbones import ACmixResNet
 from mmacmix.checkpoints import convert
 from mmacmix.layers import ACmix
 from tests import golden
+from tests.conftest import needs_torch
 
 
 def small(**arguments):
@@ -136,3 +137,23 @@ def test_acmix_inside_the_hosts_own_resnet(host):
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         small(**arguments)
+
+
+@pytest.mark.slow
+@needs_torch('2.4', 'compiling without graph breaks')
+def test_is_compiled_once_for_all_sizes_after_the_first():
+    graphs = []
+
+    def record(module, inputs):
+        graphs.append(module)
+        return module
+
+    network = ACmixResNet(26).eval()
+    compiled = torch.compile(network, backend=record, fullgraph=True)
+    # The first size is compiled as a constant; any other as a variable.
+    for count, size in ((1, (64, 96)), (2, (96, 64)), (2, (96, 128)), (2, (224, 320)), (2, (64, 64))):
+        x = torch.rand(2, 3, *size)
+        with torch.no_grad():
+            for actual, expected in zip(compiled(x), network(x), strict=True):
+                torch.testing.assert_close(actual, expected)
+        assert len(graphs) == count
