@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
@@ -25,6 +26,7 @@ def main() -> None:
     second_path()
     xvolution()
     lesa()
+    tiles()
 
 
 def paths() -> None:
@@ -191,6 +193,57 @@ def shifts() -> None:
         axes.tick_params(length=0)
         axes.set_title(f'feature {index + 1}', fontsize=8)
     save(figure, 'operator_shifts.png')
+
+
+def tiles() -> None:
+    """Draw the tiles of the backend of that name: a map, a tile in memory, and the mask."""
+    tile, kernel_size, side = 4, 3, 12
+    reach = kernel_size // 2
+    keys = tile + 2 * reach
+    figure, (on_map, in_memory, mask) = plt.subplots(1, 3, figsize=(13, 4.6), width_ratios=(1, 0.62, 1.1))
+    first = np.array((8, 4))  # row and column of the tile's first query
+
+    on_map.set_title(f'map, tiles of {tile}x{tile} queries')
+    for y in range(side):
+        for x in range(side):
+            offset = np.array((y, x)) - first
+            color = PLAIN
+            if np.all((offset >= -reach) & (offset < tile + reach)):
+                color = SHARED
+            if np.all((offset >= 0) & (offset < tile)):
+                color = ATTENTION
+            on_map.add_patch(Rectangle((x, y), 1, 1, facecolor=color, edgecolor='white'))
+    for position in range(0, side + 1, tile):
+        on_map.plot((0, side), (position, position), color='black', linewidth=1)
+        on_map.plot((position, position), (0, side), color='black', linewidth=1)
+    for x in range(first[1] - reach, first[1] + tile + reach):  # the row below the map is a reflection
+        on_map.add_patch(Rectangle((x, side), 1, 1, facecolor=SHARED, edgecolor='white', hatch='///'))
+    on_map.annotate(
+        'reflected', (first[1] + 2, side + 0.5), (side + 0.4, side + 0.9), arrowprops=dict(arrowstyle='->'), fontsize=9
+    )
+    on_map.set(xlim=(-0.2, side + 3), ylim=(side + 1.4, -0.2), aspect='equal')
+
+    in_memory.set_title('one gather: the rows of memory')
+    for name, left, count, color in (('queries', 0.3, tile**2, ATTENTION), ('keys, values', 2.6, keys**2, SHARED)):
+        for row in range(count):
+            in_memory.add_patch(Rectangle((left, row * 0.45), 1.5, 0.42, facecolor=color, edgecolor='white'))
+        in_memory.text(left + 0.75, -0.7, f'{name}\n{count} x heads * d', ha='center', va='bottom', fontsize=9)
+    in_memory.set(xlim=(0, 4.6), ylim=(keys**2 * 0.45 + 0.3, -2.2))
+
+    mask.set_title('mask of every tile: query by key')
+    position, key = np.arange(tile), np.arange(keys)
+    sees = (key - position[:, None] >= 0) & (key - position[:, None] < kernel_size)
+    sees = (sees[:, None, :, None] & sees[None, :, None, :]).reshape(tile**2, keys**2)
+    mask.imshow(sees, cmap=ListedColormap((PLAIN, '#d98b4a')), aspect='auto')
+    mask.set_xlabel(f'{keys**2} keys, row by row')
+    mask.set_ylabel(f'{tile**2} queries, row by row')
+    mask.set_xticks(np.arange(0, keys**2 + 1, keys) - 0.5, ['' for _ in range(keys + 1)])
+    mask.set_yticks(np.arange(0, tile**2 + 1, tile) - 0.5, ['' for _ in range(tile + 1)])
+    mask.grid(color='white')
+    for axes in (on_map, in_memory):
+        axes.axis('off')
+    figure.tight_layout()
+    save(figure, 'tiles.png')
 
 
 def save(figure: Figure, name: str) -> None:
