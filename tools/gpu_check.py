@@ -51,7 +51,7 @@ from mmacmix.reporting.measurement import Work, measure
 from mmacmix.reporting.tables import markdown_table
 
 DETECTOR = Path(__file__).parents[1] / 'configs' / 'shapes' / 'mask-rcnn_acmix-r26_shapes.py'
-REPEATS, SECONDS = 10, 30  # fewer repeats, but three at least, if they would take longer
+REPEATS, SECONDS = 10, 20  # fewer repeats, but at least one, if they would take longer
 COMPILE_BOUND = 1e-5
 LOSS_BOUND = 1e-3
 
@@ -125,7 +125,9 @@ def all_checks(device: torch.device, quick: bool) -> dict[str, Check]:
         checks[f'detector, inference, {dtype}'] = partial(check_inference, device, getattr(torch, dtype))
     checks['training, losses as on the CPU'] = partial(check_losses, device)
     checks['detector, AMP training'] = partial(check_amp_training, device)
-    checks['torch.compile'] = partial(check_compile, device)
+    stages = (False, False, False, True) if quick else (True, True, True, True)  # a CPU takes long to record them all
+    for name, dynamic in {'each size': False, 'changing sizes': None}.items():
+        checks[f'torch.compile, {name}'] = partial(check_compile, device, dynamic, stages)
     size = (1, 3, 128, 160) if quick else (2, 3, 800, 1344)
     checks['memory, training step, bfloat16'] = partial(check_memory, device, size)
     limit = 1 if quick else SECONDS
@@ -207,7 +209,7 @@ class Classifier(nn.Module):
 
 def check_losses(device: torch.device) -> Finding:
     """Losses of training steps against those on the CPU, with the same weights and images."""
-    model = Classifier(small_backbone(), 256).train()
+    model = Classifier(ACmixResNet(26, base_channels=8, norm_eval=False), 256).train()
     images, labels = torch.randn(4, 3, 96, 128), torch.arange(4)
     expected, actual = (losses(deepcopy(model), images, labels, where) for where in (torch.device('cpu'), device))
     errors = [abs(a - b) / abs(b) for a, b in zip(actual, expected, strict=True)]
@@ -233,10 +235,6 @@ def losses(model: nn.Module, images: Tensor, labels: Tensor, device: torch.devic
     return values
 
 
-def small_backbone() -> nn.Module:
-    return ACmixResNet(26, base_channels=8, norm_eval=False)
-
-
 def check_amp_training(device: torch.device) -> Finding:
     """Training steps of a detector by MMEngine's ``AmpOptimWrapper``, or in bfloat16 on a CPU."""
     from mmengine.optim import AmpOptimWrapper, OptimWrapper
@@ -258,15 +256,22 @@ def check_amp_training(device: torch.device) -> Finding:
     return Finding(f'Mask R-CNN with ACmix-ResNet-26, {name_of(dtype)}, three steps: losses {totals}', numbers)
 
 
-def check_compile(device: torch.device) -> Finding:
-    """A compiled backbone against the eager one; on a CPU, the graph is recorded and nothing is compiled."""
-    if torch.__version__ < '2.4':
-        raise Skipped('compiling without graph breaks needs torch 2.4')
+def check_compile(device: torch.device, dynamic: bool | None, stages: Sequence[bool]) -> Finding:
+    """A compiled backbone against the eager one; on a CPU, the graph is recorded and nothing is compiled.
+
+    Args:
+        device: The device.
+        dynamic: False compiles each size by itself; None compiles for all sizes when the second one comes.
+        stages: Stages of the backbone with ACmix.
+    """
+    oldest, purpose = ('2.4', 'without graph breaks') if dynamic is False else ('2.13', 'for maps of changing sizes')
+    if torch.__version__ < oldest:
+        raise Skipped(f'compiling {purpose} needs torch {oldest}')
+    from torch import _dynamo
+
     backend = 'inductor' if device.type == 'cuda' else 'eager'
-    network = small_backbone().to(device).eval()
-    # Before torch 2.13, maps of changing sizes cannot be compiled: each size is compiled by itself.
-    dynamic = None if torch.__version__ >= '2.13' else False
-    torch._dynamo.reset()
+    network = ACmixResNet(26, base_channels=8, stage_with_acmix=stages).to(device).eval()
+    _dynamo.reset()
     compiled = torch.compile(network, fullgraph=True, dynamic=dynamic, backend=backend)
     errors, sizes = [], [(96, 128), (128, 160)]
     with torch.no_grad(), precise_float32():
@@ -365,13 +370,14 @@ def check_speed(
             continue
         network.to('cpu')
     if works:
-        repeats = max(3, min(REPEATS, int(limit / round_seconds)))
+        repeats = max(1, min(REPEATS, int(limit / round_seconds)))
         results = measure(works, repeats, device)
         medians = {name: statistics.median(each.seconds) for name, each in results.items()}
         baseline, *others = medians
         texts = [f'{baseline} {1e3 * medians[baseline]:.2f} ms']
         texts += [
-            f'{name} {1e3 * medians[name]:.2f} ms ({medians[name] / medians[baseline]:.3g} times)' for name in others
+            f'{name} {1e3 * medians[name]:.2f} ms ({medians[name] / medians[baseline]:.3g} times {baseline})'
+            for name in others
         ]
         notes.insert(0, f'{text_of(shape)}, {repeats} repeats: {", ".join(texts)}')
         numbers = {name: each.seconds for name, each in results.items()}

@@ -1,6 +1,7 @@
 """tools/gpu_check.py: its table, its JSON and its exit status, and that a failing check stops no other."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -153,10 +154,26 @@ def test_speed_is_measured_for_what_runs():
     networks = {'plain': nn.Conv2d(3, 3, 1), 'large': TooLarge(), 'other': nn.Conv2d(3, 3, 3)}
     common = CPU, torch.bfloat16, True
     detail, seconds = tool.check_speed(*common, lambda: networks, (1, 3, 8, 8), 1)
-    assert detail.startswith('batch 1 of 8x8, 10 repeats: plain ') and ' times); large does not fit' in detail
+    assert detail.startswith('batch 1 of 8x8, 10 repeats: plain ') and ' times plain); large does not fit' in detail
     assert list(seconds) == ['plain', 'other'] and len(seconds['plain']) == 10
     with pytest.raises(Failed, match='broken: no such kernel; batch 1 of 8x8, .*: plain') as caught:
         tool.check_speed(*common, lambda: networks | dict(broken=Broken()), (1, 3, 8, 8), 1)
     assert list(caught.value.numbers) == ['plain', 'other']
     (row,) = run_checks({'all': lambda: tool.check_speed(*common, lambda: dict(a=TooLarge()), (1, 3, 8, 8), 1)})
     assert row.result == 'skipped'
+
+
+def test_the_gpu_and_the_versions_are_named(monkeypatch):
+    tool = load('gpu_check.py')
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda device: 'A GPU')
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (8, 0))
+    monkeypatch.setattr(tool.subprocess, 'run', lambda *_, **__: SimpleNamespace(stdout='550.1\n550.1\n'))
+    facts = tool.machine(torch.device('cuda'))
+    assert (facts['gpu'], facts['capability'], facts['driver']) == ('A GPU', '8.0', '550.1')
+    assert facts['torch'] == torch.__version__
+    monkeypatch.setattr(tool.subprocess, 'run', fails_to_start)
+    assert tool.driver() is None
+
+
+def fails_to_start(*_, **__):
+    raise FileNotFoundError
