@@ -4,6 +4,7 @@
 # make test-all run all tests
 # make matrix   run the tests with other versions of the libraries, in build/matrix
 # make notebook run the tutorial, in under three minutes
+# make gpu-check check on a GPU that everything works and how fast, in under ten minutes; see build/gpu-check.json
 # make docs     build the documentation in build/site
 # make lint     check style and formatting
 # make lock     update the locked versions to match the requirements; with UPGRADE=1, upgrade all that are not pinned
@@ -19,7 +20,7 @@ RUN := export PATH="$(BIN):$$PATH"
 CONFIG := configs/shapes/mask-rcnn_acmix-r26_shapes.py
 SHAPES := data/shapes
 WORK_DIR ?= work_dirs/shapes
-.PHONY: setup train test test-all matrix notebook docs lint lock
+.PHONY: setup train test test-all matrix notebook gpu-check docs lint lock
 
 setup:
 	@command -v $(or $(PYTHON),python3) > /dev/null || { echo "set-up: mmacmix needs Python 3.10 to 3.13, but $(or $(PYTHON),python3) was not found: install it, or name another with PYTHON=/path/to/python3." >&2; exit 1; }
@@ -55,6 +56,9 @@ notebook: setup
 	@mkdir -p build
 	@$(RUN); timeout 180 jupyter execute demo/mmacmix_tutorial.ipynb '--output=$(CURDIR)/build/mmacmix_tutorial.ipynb' \
 	    || { test $$? = 124 && echo 'The tutorial took more than three minutes.'; exit 1; } >&2
+
+gpu-check: setup
+	@$(RUN); tools/gpu_check.py --json build/gpu-check.json
 
 docs: setup
 	@$(RUN); NO_MKDOCS_2_WARNING=1 mkdocs build --quiet
