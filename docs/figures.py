@@ -1,4 +1,4 @@
-"""Draw the figures of the page "Four ways to mix convolution and attention".
+"""Draw the figures of the pages "Four ways to mix convolution and attention" and "Choosing a backend".
 
 python docs/figures.py
 """

@@ -225,10 +225,12 @@ def difference(one, other, margin=4, tile=8):
 
 def test_figures_are_drawn_by_their_script(figures, tmp_path):
     figures.main()
-    stored = {path.name: pixels(path) for path in (DOCS / 'images').glob('operator_*.png')}
+    images = DOCS / 'images'
+    stored = {path.name: pixels(path) for path in (*images.glob('operator_*.png'), images / 'tiles.png')}
     assert {path.name for path in tmp_path.iterdir()} == stored.keys()
     assert {name: value for name in stored if (value := difference(pixels(tmp_path / name), stored[name])) > 20} == {}
-    assert all(f'images/{name}' in (DOCS / 'four_ways.md').read_text() for name in stored)
+    pages = {'tiles.png': 'backends.md'}
+    assert all(f'images/{name}' in (DOCS / pages.get(name, 'four_ways.md')).read_text() for name in stored)
 
 
 CHANGES = {

@@ -61,8 +61,13 @@ class ShiftConv(nn.Module):
             self.weight = nn.Parameter(kernels)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, rate: Tensor | None = None) -> Tensor:
-        """``convolve`` with all of the bias: ``(B, num_heads * head_dim, ceil(H / stride), ceil(W / stride))``."""
-        out, taps = self.convolve(x, weight, bias, rate)
+        """``convolve`` with all of the bias: ``(B, num_heads * head_dim, ceil(H / stride), ceil(W / stride))``.
+
+        Args:
+            x, bias, rate: See ``convolve``.
+            weight: ``(inputs * head_dim, in_channels)``.
+        """
+        out, taps = self.convolve(x, weight.unflatten(0, (self.mixing.shape[1], -1)), bias, rate)
         return sum_paths(None, out, taps, None, None, x, self.stride, self.dilation)
 
     def convolve(

@@ -177,9 +177,7 @@ class WindowACmix(TwoPaths):
 
     def _convolution(self, x: Tensor) -> Tensor:
         # Channel d * num_heads + h, unlike the attention path: published checkpoints depend on this order.
-        out = self.shift_conv(
-            x.permute(0, 3, 1, 2), self.qkv.weight.unflatten(0, (3 * self.num_heads, -1)), self.qkv.bias
-        )
+        out = self.shift_conv(x.permute(0, 3, 1, 2), self.qkv.weight, self.qkv.bias)
         return out.permute(0, 2, 3, 1)
 
 
