@@ -222,7 +222,7 @@ def _autocast_disabled(device: torch.device) -> AbstractContextManager:
 def _untiled(chunks: list[Tensor], like: Tensor, tiling: _Tiling) -> Tensor:
     """Tiles of queries ``(B * tiles, Q, C)``, by chunk, as a map of the shape and dtype of ``like``."""
     batch, heads, _, height, width = like.shape
-    chunks = [chunk.view(batch, -1, chunk.shape[2]) for chunk in chunks]
+    chunks = [chunk.reshape(batch, -1, chunk.shape[2]) for chunk in chunks]
     tiles = chunks[0] if len(chunks) == 1 else torch.cat(chunks, 1)
     maps = tiles.index_select(1, tiling.places).to(like.dtype).view(batch, height, width, heads, -1)
     return maps.permute(0, 3, 4, 1, 2)
@@ -288,7 +288,7 @@ def _add_tiles(padded: Tensor, tiles: Tensor, part: tuple[slice, ...], rows: _Ov
     """Add keys of tiles ``(B * tiles, K, C)`` to a padded map ``(B, H, W, C)``, all that do not overlap at once."""
     batch, down, right, channel = padded.stride()
     first, sizes = [each.start for each in part], [each.stop - each.start for each in part]
-    tiles = tiles.view(len(padded), *sizes, rows.keys, columns.keys, padded.shape[3])
+    tiles = tiles.reshape(len(padded), *sizes, rows.keys, columns.keys, padded.shape[3])
     vertical, horizontal = ([down * each for each in rows.strides], [right * each for each in columns.strides])
     steps = vertical[0], vertical[1], horizontal[0], horizontal[1]
     strides = (
