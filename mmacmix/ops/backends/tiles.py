@@ -29,7 +29,7 @@ from ..exporting import is_exporting
 from ..sizes import ceil_div
 from ..torch_versions import is_compiling
 
-_CHUNK = 1 << 17  # scores at a time on a CPU: few enough for the cache
+_CHUNK = 1 << 18  # elements of the tiles' keys at a time per thread of a CPU: few enough for the cache
 _MOST_TILES = 65535  # at a time on other devices, because CUDA's scaled_dot_product_attention has no larger batches
 
 Size = tuple[int, int]
@@ -191,7 +191,8 @@ def _gathered(pixels: Tensor, index: Tensor) -> Tensor:
 def _chunks(maps: list[Tensor], query: Tensor, tiling: _Tiling) -> Iterator[tuple[tuple[slice, ...], list[Tensor]]]:
     """Slices of the tiles' axes, and those tiles of the maps: queries, keys, values, and gradients of the outputs."""
     if query.device.type == 'cpu':
-        limit = _CHUNK // (query.shape[0] * query.shape[1] * tiling.mask.numel())
+        keys = query.shape[0] * tiling.keys.shape[4] * maps[0].shape[2]
+        limit = _CHUNK * torch.get_num_threads() // keys
     else:
         limit = _MOST_TILES // query.shape[0]
     chunk = []
