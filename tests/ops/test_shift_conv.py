@@ -64,9 +64,9 @@ def test_dense_convolution_equals_its_factors_with_gradients(size, kernel_size, 
     padding = kernel_size // 2 * dilation
     convolution = F.conv2d(x, dense, None, stride, padding, dilation)
     actual = sum_paths(None, convolution, inner, shift, None, x, stride, dilation)
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-11)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
     inputs, grad = (x, weight, bias, kernels, shift, mixing), torch.randn_like(expected)
     inputs += (mixing_bias,) * with_mixing_bias
     gradients = [torch.autograd.grad(out, inputs, grad) for out in (actual, expected)]
     for gradient, truth in zip(*gradients, strict=True):
-        torch.testing.assert_close(gradient, truth, rtol=0, atol=1e-10)
+        torch.testing.assert_close(gradient, truth, rtol=0, atol=1e-11)
