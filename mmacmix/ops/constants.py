@@ -35,4 +35,4 @@ def constant(build: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _is_capturing(device: torch.device) -> bool:
-    return device.type == 'cuda' and torch.cuda.is_current_stream_capturing()
+    return device.type == 'cuda' and torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
