@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import check_integers, is_exporting, padding_to_multiple, register_load_state_dict_pre_hook
+from ..ops import check_integers, dense_attention, is_exporting, padding_to_multiple, register_load_state_dict_pre_hook
 from .arguments import check_multiple, check_probabilities, is_number
 from .mixing_layer import Macs
 from .shift_conv import ShiftConv
@@ -145,13 +145,8 @@ class WindowACmix(TwoPaths):
         rows, columns = height // side, width // side
         if self.scale is not None:  # torch 2.0 lacks the argument `scale`
             query = query * (self.scale * query.shape[-1] ** 0.5)
-        out = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=self._bias(rows, columns, shift).flatten(0, 2).to(query.dtype),
-            dropout_p=self.attn_drop_rate if self.training else 0.0,
-        )
+        mask = self._bias(rows, columns, shift).flatten(0, 2).to(query.dtype)
+        out = dense_attention(query, key, value, mask, self.attn_drop_rate if self.training else 0.0)
         out = out.view(batch, rows, columns, heads, side, side, query.shape[-1])
         return out.permute(0, 1, 4, 2, 5, 3, 6).reshape(like.shape)
 

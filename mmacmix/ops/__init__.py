@@ -1,6 +1,7 @@
 from .acmix import attention_path, sum_paths
 from .aggregation import aggregate, windows
 from .arguments import check_integers, check_window, is_integer
+from .attention import dense_attention
 from .backends.choice import BACKENDS, backend
 from .borders import reflect, window_positions
 from .coordinates import coordinate_map
@@ -34,6 +35,7 @@ __all__ = [
     'content_statistics',
     'contiguous',
     'coordinate_map',
+    'dense_attention',
     'dense_kernels',
     'feature_projection',
     'is_compiling',

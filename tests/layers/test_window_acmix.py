@@ -76,6 +76,24 @@ def test_gradients_pass_gradcheck():
     assert torch.autograd.gradcheck(layer, x)
 
 
+def test_more_windows_than_a_kernel_takes_are_attended_in_parts(monkeypatch):
+    layer = layer_of(6, 2, window_size=4, shift_size=2)
+    x = torch.randn(2, 13, 18, 6, dtype=torch.float64, requires_grad=True)
+    expected = layer(x)
+    (expected_grad,) = torch.autograd.grad(expected.square().sum(), x)
+    monkeypatch.setattr('mmacmix.ops.attention.MOST_HEADS', 7)  # of 40 windows times heads
+    heads, attention = [], torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        'torch.nn.functional.scaled_dot_product_attention',
+        lambda query, *others, **options: (heads.append(query.shape[1]), attention(query, *others, **options))[1],
+    )
+    actual = layer(x)
+    assert heads == [7, 7, 7, 7, 7, 5]
+    (actual_grad,) = torch.autograd.grad(actual.square().sum(), x)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(actual_grad, expected_grad, rtol=0, atol=1e-10)
+
+
 def test_a_map_of_one_window_is_shifted_only_with_the_extra_state_of_its_checkpoint():
     layer, unshifted = layer_of(4, 2, window_size=4, shift_size=2), layer_of(4, 2, window_size=4)
     state_dict = unshifted.state_dict()

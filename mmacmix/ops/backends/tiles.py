@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..attention import MOST_HEADS
 from ..borders import reflect, residues_and_step
 from ..constants import constant
 from ..exporting import is_exporting
@@ -30,7 +31,6 @@ from ..sizes import ceil_div
 from ..torch_versions import is_compiling
 
 _CHUNK = 1 << 18  # elements of the tiles' keys at a time per thread of a CPU: few enough for the cache
-_MOST_TILES = 65535  # at a time on other devices, because CUDA's scaled_dot_product_attention has no larger batches
 
 Size = tuple[int, int]
 Window = tuple[int, int, int]  #: kernel size, stride, dilation
@@ -194,7 +194,7 @@ def _chunks(maps: list[Tensor], query: Tensor, tiling: _Tiling) -> Iterator[tupl
         keys = query.shape[0] * tiling.keys.shape[4] * maps[0].shape[2]
         limit = _CHUNK * torch.get_num_threads() // keys
     else:
-        limit = _MOST_TILES // query.shape[0]
+        limit = MOST_HEADS // query.shape[0]
     chunk = []
     for size in reversed(tiling.queries.shape[:4]):
         chunk.insert(0, min(size, max(limit, 1)))
