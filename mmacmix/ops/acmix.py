@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .backends import recorded_tiles
 from .coordinates import coordinate_map
+from .exporting import is_recording
 from .functional import neighborhood_attention, resolve_backend
 from .shift_conv import border_bias
 
@@ -70,6 +72,9 @@ def attention_path(
     if rate is not None:  # attention is linear in the values, and scaling their projection is cheap
         weights, biases = (_scaled(each, rate, channels) for each in (weights, biases))
     maps = _projected(x, weights, biases, num_heads, stride)
+    if name == 'tiles' and is_recording():
+        out = recorded_tiles.attend_to_maps(maps, window, _with_zero_gradient(position, position_bias))
+        return out.flatten(1, 2), True
     query, key, value = (part for each in maps for part in each.unbind(1))
     # A product, because compilers distinguish small from large convolutions.
     negative = torch.matmul(_with_zero_gradient(position, position_bias), coordinate_map(x, -1)[0].flatten(1))

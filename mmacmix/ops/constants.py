@@ -1,14 +1,14 @@
 """Tensors that depend on nothing but sizes, computed once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache, wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .exporting import is_exporting
-from .torch_versions import is_compiling
+from .exporting import is_exporting, is_recording
+from .torch_versions import disabled_recording, is_dynamo_compiling
 
 # Those of a few image sizes: 800 x 1344 pixels take 7 MB in all, and a training with random sizes sees hundreds.
 _MOST_SIZES = 32
@@ -19,19 +19,31 @@ def constant(build: Callable[..., Any]) -> Callable[..., Any]:
 
     The decorated function takes a tensor on the device instead of the device. Nothing is cached while an exporter or
     compiler is recording or the tensor is fake, nor while a CUDA graph is captured, which needs tensors of its own.
+    Exporters get the numbers instead of their computation if the sizes are known.
     Tensors should be made on the device: a copy from the host would block.
     """
     cached = lru_cache(maxsize=_MOST_SIZES)(build)
 
     @wraps(build)
     def build_once(like: Tensor, *arguments: Any) -> Any:
-        if is_exporting() or is_compiling() or type(like.new_empty(0)) is not Tensor or _is_capturing(like.device):
+        if is_exporting() and not is_dynamo_compiling() and _are_numbers(arguments):
+            with disabled_recording():
+                return cached(like.device, *arguments)
+        if is_recording() or type(like.new_empty(0)) is not Tensor or _is_capturing(like.device):
             return build(like.device, *arguments)
         with torch.inference_mode(False):  # training may use them later
             return cached(like.device, *arguments)
 
     build_once.cache_clear = cached.cache_clear
     return build_once
+
+
+def _are_numbers(arguments: Iterable[Any]) -> bool:
+    """Whether no argument is a symbolic size."""
+    symbolic = torch.SymInt, Tensor  # of torch.export and of torch.jit.trace
+    return not any(
+        isinstance(each, symbolic) or (isinstance(each, tuple) and not _are_numbers(each)) for each in arguments
+    )
 
 
 def _is_capturing(device: torch.device) -> bool:

@@ -10,10 +10,10 @@ def coordinate_map(x: Tensor, factor: int = 1) -> Tensor:
     """Coordinates of a map's pixels, from -1 at one border to 1 at the other: ``(1, 2, H, W)``, horizontal first.
 
     Args:
-        x: ``(B, C, H, W)``; the result has its dtype and device.
+        x: ``(..., H, W)``; the result has its dtype and device.
         factor: Factor of the coordinates. Default: 1.
     """
-    return _coordinates(x, *x.shape[2:], x.dtype, factor)
+    return _coordinates(x, *x.shape[-2:], x.dtype, factor)
 
 
 @constant

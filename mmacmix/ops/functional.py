@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from .arguments import check_window
-from .backends import choice, reference, tiles
-from .exporting import is_exporting
+from .backends import choice, recorded_tiles, reference, tiles
+from .exporting import is_exporting, is_recording
 from .sizes import ceil_div
 from .torch_versions import check_torch, is_compiling
 
@@ -74,8 +74,10 @@ def neighborhood_attention(
         return query + key.sum() + value.sum()
     if name == 'triton':
         from .backends import triton_kernels as module
+    elif name == 'tiles':
+        module = recorded_tiles if is_recording() else tiles
     else:
-        module = tiles if name == 'tiles' else reference
+        module = reference
     return module.neighborhood_attention(query, key, value, kernel_size, stride, dilation)
 
 

@@ -23,6 +23,8 @@ _COMPILER = getattr(torch, 'compiler', None)  # torch 2.1
 is_compiling = getattr(_COMPILER, 'is_compiling', getattr(torch._utils, 'is_compiling', lambda: False))
 #: torch 2.7; before, exporters cannot be told from compilers.
 is_exporting = getattr(_COMPILER, 'is_exporting', is_compiling)
+#: torch 2.1. Exporters trace Python's bytecode only when they are strict.
+is_dynamo_compiling = getattr(_COMPILER, 'is_dynamo_compiling', is_compiling)
 
 
 def register_load_state_dict_pre_hook(module: nn.Module, hook: Any) -> None:
@@ -40,6 +42,11 @@ def unfused_attention() -> Any:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     return sdpa_kernel(SDPBackend.MATH)
+
+
+def disabled_recording() -> Any:
+    """A context in which operations run on numbers although an exporter is recording; torch 2.0 has no public one."""
+    return torch.utils._python_dispatch._disable_current_modes()
 
 
 def assume_constant_result(function: Any) -> Any:

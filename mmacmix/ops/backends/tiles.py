@@ -1,4 +1,4 @@
-"""Neighbourhood attention as dense attention within tiles; any device, and what exporters and compilers record.
+"""Neighbourhood attention as dense attention within tiles, on any device.
 
 The map is cut into tiles of queries. The keys that any query of a tile can see, the tile and its halo, are gathered by
 one index, which includes the reflection at the borders. Each tile is then an ordinary attention of all its queries to
@@ -26,9 +26,7 @@ from torch.autograd.function import once_differentiable
 from ..attention import MOST_HEADS
 from ..borders import reflect, residues_and_step
 from ..constants import constant
-from ..exporting import is_exporting
 from ..sizes import ceil_div
-from ..torch_versions import is_compiling
 
 _CHUNK = 1 << 18  # elements of the tiles' keys at a time per thread of a CPU: few enough for the cache
 
@@ -40,8 +38,6 @@ def neighborhood_attention(
     query: Tensor, key: Tensor, value: Tensor, kernel_size: int, stride: int, dilation: int
 ) -> Tensor:
     """See ``mmacmix.ops.neighborhood_attention``. On a CPU, float16 and bfloat16 are computed in float32."""
-    if is_exporting() or is_compiling():
-        return _attend_to_symbolic_sizes(query, key, value, (kernel_size, stride, dilation))
     return _TiledAttention.apply(query, key, value, (kernel_size, stride, dilation))
 
 
@@ -50,7 +46,7 @@ class _TiledAttention(torch.autograd.Function):
     def forward(ctx, query, key, value, window):
         ctx.save_for_backward(query, key, value)
         ctx.window = window
-        tiling = _tiling(query, *_sizes(query, key), window, _dtype_of_tiles(query))
+        tiling = tiling_of(query, key, window)
         maps = [_pixels(each) for each in (query, key, value)]
         with _autocast_disabled(query.device):
             outputs = [_attend(*tiles, query.shape[1], tiling.mask) for _, tiles in _chunks(maps, query, tiling)]
@@ -60,7 +56,7 @@ class _TiledAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         query, key, value = ctx.saved_tensors
-        tiling = _tiling(query, *_sizes(query, key), ctx.window, _dtype_of_tiles(query))
+        tiling = tiling_of(query, key, ctx.window)
         rows, columns, is_query = _overlaps(query, *_sizes(query, key), ctx.window)
         maps = [_pixels(each) for each in (query, key, value, grad)]
         channels, precise = maps[0].shape[2], torch.promote_types(query.dtype, torch.float32)
@@ -77,16 +73,6 @@ class _TiledAttention(torch.autograd.Function):
             for total, overlapping in zip(padded, grad_keys_values, strict=True):
                 _add_tiles(total, overlapping, part, rows, columns)
         return _untiled(grad_queries, query, tiling), *_unpadded(padded, key, rows, columns), None
-
-
-def _attend_to_symbolic_sizes(query: Tensor, key: Tensor, value: Tensor, window: Window) -> Tensor:
-    """The forward pass for exporters and compilers, which differentiate it themselves."""
-    # One tile more than necessary on each axis, because exporters specialise on the size 1.
-    tiling = _tiling(query, *_sizes(query, key), window, _dtype_of_tiles(query), 1)
-    pixels = [_pixels(each).to(tiling.mask.dtype) for each in (query, key, value)]
-    indices = tiling.queries, tiling.keys, tiling.keys
-    tiles = [_gathered(*each) for each in zip(pixels, indices, strict=True)]
-    return _untiled([_attend(*tiles, query.shape[1], tiling.mask)], query, tiling)
 
 
 # -- tiles -----------------------------------------------------------------------------------------
@@ -131,11 +117,16 @@ class _Tiling(NamedTuple):
     mask: Tensor  # (Q, K), added to the scores: 0 in a query's window, else -inf
 
 
+def tiling_of(query: Tensor, key: Tensor, window: Window, spare: int = 0) -> _Tiling:
+    """The tiles of maps ``(..., H, W)``; each axis gets ``spare`` more than necessary."""
+    dtype = torch.promote_types(query.dtype, torch.float32) if query.device.type == 'cpu' else query.dtype
+    return _tiling(query, *_sizes(query, key), window, dtype, spare)
+
+
 @constant
 def _tiling(
-    device: torch.device, query_size: Size, key_size: Size, window: Window, dtype: torch.dtype, spare: int = 0
+    device: torch.device, query_size: Size, key_size: Size, window: Window, dtype: torch.dtype, spare: int
 ) -> _Tiling:
-    """Each axis gets ``spare`` more tiles than necessary."""
     tile = _tile(device)
     axes = rows, columns = [_axis(*sizes, window, device, spare) for sizes in zip(query_size, tile, strict=True)]
     queries = [axis.queries.clamp(max=side - 1) for axis, side in zip(axes, query_size, strict=True)]
@@ -169,11 +160,7 @@ def _aligned(mask: Tensor) -> Tensor:
 
 
 def _sizes(query: Tensor, key: Tensor) -> tuple[Size, Size]:
-    return tuple(query.shape[3:]), tuple(key.shape[3:])
-
-
-def _dtype_of_tiles(query: Tensor) -> torch.dtype:
-    return torch.promote_types(query.dtype, torch.float32) if query.device.type == 'cpu' else query.dtype
+    return tuple(query.shape[-2:]), tuple(key.shape[-2:])
 
 
 def _pixels(maps: Tensor) -> Tensor:
@@ -277,7 +264,7 @@ def _overlaps(
 ) -> tuple[_Overlap, _Overlap, Tensor | None]:
     """Of rows and columns; and ``(tiles, Q)``, whether a query lies in the map, or None if all do."""
     overlaps = (_overlap(*sizes, window, device) for sizes in zip(query_size, key_size, _tile(device), strict=True))
-    tiling = _tiling.__wrapped__(device, query_size, key_size, window, torch.float32)
+    tiling = _tiling.__wrapped__(device, query_size, key_size, window, torch.float32, 0)
     is_query = None
     if tiling.places.numel() < tiling.queries.numel():
         is_query = torch.zeros(tiling.queries.numel(), dtype=torch.bool, device=device)

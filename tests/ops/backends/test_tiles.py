@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mmacmix.ops.backends import reference, tiles
+from mmacmix.ops.backends import recorded_tiles, reference, tiles
 from tests.ops.maps import output_and_gradients, random_maps
 
 
@@ -105,8 +105,12 @@ def test_fake_tensors_do_not_enter_the_cache():
     (9, 11, 7, 1, 1), (8, 16, 7, 2, 1), (1, 1, 7, 1, 1), (2, 3, 9, 2, 1), (13, 9, 7, 2, 2), (6, 8, 1, 1, 1),
     (10, 37, 3, 3, 2),
 ])  # yapf: disable
-def test_operations_that_exporters_record_equal_the_reference(height, width, kernel_size, stride, dilation):
+@pytest.mark.parametrize('exporting', [False, True])
+def test_operations_that_exporters_and_compilers_record_equal_the_reference(
+    exporting, height, width, kernel_size, stride, dilation, monkeypatch
+):
+    monkeypatch.setattr(recorded_tiles, 'is_exporting', lambda: exporting)
     maps = random_maps((2, 2, 3, height, width), stride)[:3]
-    actual = tiles._attend_to_symbolic_sizes(*maps, (kernel_size, stride, dilation))
+    actual = recorded_tiles.neighborhood_attention(*maps, kernel_size, stride, dilation)
     expected = reference.neighborhood_attention(*maps, kernel_size, stride, dilation)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
