@@ -10,7 +10,7 @@ from ..layers import MixingLayer
 from ..layers.merging import is_mergeable
 
 
-def fuse(model: nn.Module) -> nn.Module:
+def fuse(model: nn.Module, dense: bool | None = None) -> nn.Module:
     """Merge the linear operations of a network with layers of this package, for inference.
 
     Each layer, and the batch normalisation after it, is replaced by the result of the layer's ``fuse``. An
@@ -24,6 +24,8 @@ def fuse(model: nn.Module) -> nn.Module:
 
     Args:
         model: A network with its weights loaded. It is modified in place and set to evaluation mode.
+        dense: Merge each ACmix's convolution path into one convolution; otherwise, it is two if that is faster on a
+            CPU in PyTorch. None decides by the device of the weights. Default: None.
 
     Returns:
         The same model, or the replacement of a single layer, with equal outputs. Its state dict differs, and it cannot
@@ -40,10 +42,10 @@ def fuse(model: nn.Module) -> nn.Module:
                 raise UserError(f'{name}: {error}' if name else str(error)) from error
     model.eval()
     if isinstance(model, MixingLayer):
-        return model.fuse().requires_grad_(False)
+        return model.fuse(dense=dense).requires_grad_(False)
     for module in list(model.modules()):
         for conv, norm in _pairs(module):
-            _merge(module, conv, norm)
+            _merge(module, conv, norm, dense)
     return model.requires_grad_(False)
 
 
@@ -59,12 +61,12 @@ def _pairs(module: nn.Module) -> list[tuple[str, str | None]]:
     return [pair for pair in pairs if is_sequence or isinstance(children[pair[0]], MixingLayer)]
 
 
-def _merge(parent: nn.Module, conv: str, norm: str | None) -> None:
+def _merge(parent: nn.Module, conv: str, norm: str | None, dense: bool | None) -> None:
     layer, norm_layer = getattr(parent, conv), getattr(parent, norm) if norm else None
     if not (is_mergeable(norm_layer) and norm_layer.num_features == getattr(layer, 'out_channels', None)):
         norm_layer = None
     if isinstance(layer, MixingLayer):
-        fused = layer.fuse(norm_layer)
+        fused = layer.fuse(norm_layer, dense)
     elif type(layer) is nn.Conv2d and norm_layer is not None:
         fused = fuse_conv_bn_eval(layer, norm_layer)
     else:

@@ -153,8 +153,8 @@ class ACmix(ConvSignature, TwoPaths):
         window = self.attention_kernel_size, self.stride[0], self.dilation[0]
         return key, lambda value: neighborhood_attention(query, key, value, *window, self.backend)
 
-    def fuse(self, norm: _BatchNorm | None = None) -> FusedACmix:
-        return FusedACmix(self, norm)
+    def fuse(self, norm: _BatchNorm | None = None, dense: bool | None = None) -> FusedACmix:
+        return FusedACmix(self, norm, dense)
 
     def macs(self, shape: Sequence[int]) -> Macs:
         batch, _, height, width = shape

@@ -16,10 +16,11 @@ class FusedACmix(nn.Module):
     Args:
         layer: The ``mmacmix.layers.ACmix``.
         norm: The normalisation, or None. Default: None.
+        dense: Merge the convolution path into one convolution; None decides by the weights' device. Default: None.
     """
 
     @torch.no_grad()
-    def __init__(self, layer: TwoPaths, norm: _BatchNorm | None = None) -> None:
+    def __init__(self, layer: TwoPaths, norm: _BatchNorm | None = None, dense: bool | None = None) -> None:
         super().__init__()
         self.num_heads, self.stride, self.dilation = layer.num_heads, layer.stride[0], layer.dilation[0]
         self.attention_kernel_size, self.backend = layer.attention_kernel_size, layer.backend
@@ -34,7 +35,9 @@ class FusedACmix(nn.Module):
             # Channels have different scales, so heads can no longer share kernels.
             factor = (scale * layer.conv_rate).view(-1, 1, 1, 1)
             kernels = path.weight.repeat_interleave(path.heads_per_kernel, 0) * factor
-            if path.dense_is_faster(layer.in_channels, self.num_heads, weight.device):
+            if dense is None:
+                dense = path.dense_is_faster(layer.in_channels, self.num_heads, weight.device)
+            if dense:
                 merged = dense_kernels(kernels, path.mixing, weight, bias, path.mixing_bias)
                 self.kernels, self.taps = map(nn.Parameter, merged)
             else:
@@ -69,7 +72,9 @@ class FusedACmix(nn.Module):
                 bias = of_value if bias is None else bias + of_value
         if self.kernels is not None:
             padding = self.kernels.shape[2] // 2 * self.dilation
-            convolution = F.conv2d(x, self.kernels, None, self.stride, (padding, padding), self.dilation)
+            in_convolution = bias if is_complete else None  # a kernel adds the bias with the paths
+            bias = None if is_complete else bias
+            convolution = F.conv2d(x, self.kernels, in_convolution, self.stride, (padding, padding), self.dilation)
         elif self.convolution is not None:
             convolution = self.convolution(x)
         out = sum_paths(attention, convolution, self.taps, bias, None, x, self.stride, self.dilation, not is_complete)

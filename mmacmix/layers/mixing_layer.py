@@ -88,11 +88,12 @@ class MixingLayer(nn.Module):
     def check_fusable(self) -> None:
         """Raise ``ValueError`` if ``fuse`` cannot preserve the layer's outputs."""
 
-    def fuse(self, norm: _BatchNorm | None = None) -> nn.Module:
+    def fuse(self, norm: _BatchNorm | None = None, dense: bool | None = None) -> nn.Module:
         """Merge linear operations for inference.
 
         Args:
             norm: A batch normalisation after the layer to merge as well, or None. Default: None.
+            dense: See ``mmacmix.deploy.fuse``. Default: None.
 
         Returns:
             The replacement of the layer and ``norm``, or the unchanged layer, which leaves ``norm`` in place.

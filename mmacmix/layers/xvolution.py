@@ -142,7 +142,7 @@ class XVolution(ConvSignature, MixingLayer):
         if any(map(has_hooks, (self, self.attention, self.conv))):
             raise ValueError(f'{cannot}: there are hooks on it or on its convolutions')
 
-    def fuse(self, norm: _BatchNorm | None = None) -> nn.Module:
+    def fuse(self, norm: _BatchNorm | None = None, dense: bool | None = None) -> nn.Module:
         """Merge both branches, and a normalisation after them, into one convolution.
 
         Returns:

@@ -58,7 +58,7 @@ def attention_path(
 
         # Makes no maps for the biases and the position. The softmax cancels the key's bias, and the value's is the same
         # for all pixels, because the weights of a window sum to 1.
-        maps = _projected(x, weights, [None] * len(weights), num_heads, stride)
+        maps = _by_head(_projected(x, weights, [None] * len(weights), stride), num_heads)
         of_query = biases[0] if len(biases) == 3 else biases[0][:channels]
         out = triton_kernels.attend_to_maps(
             maps, *window,
@@ -71,10 +71,11 @@ def attention_path(
         biases = [torch.cat(list(biases))]
     if rate is not None:  # attention is linear in the values, and scaling their projection is cheap
         weights, biases = (_scaled(each, rate, channels) for each in (weights, biases))
-    maps = _projected(x, weights, biases, num_heads, stride)
+    maps = _projected(x, weights, biases, stride)
     if name == 'tiles' and is_recording():
-        out = recorded_tiles.attend_to_maps(maps, window, _with_zero_gradient(position, position_bias))
-        return out.flatten(1, 2), True
+        position = _with_zero_gradient(position, position_bias)
+        return recorded_tiles.attend_to_maps(maps, num_heads, window, position), True
+    maps = _by_head(maps, num_heads)
     query, key, value = (part for each in maps for part in each.unbind(1))
     # A product, because compilers distinguish small from large convolutions.
     negative = torch.matmul(_with_zero_gradient(position, position_bias), coordinate_map(x, -1)[0].flatten(1))
@@ -136,18 +137,21 @@ def _scaled(tensors: Sequence[Tensor], rate: Tensor, channels: int) -> list[Tens
     return [*others, torch.cat((unscaled, rate * scaled))]
 
 
-def _projected(
-    x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], num_heads: int, stride: int
-) -> list[Tensor]:
-    """Query, key and value, ``(B, n, heads, head_dim, H, W)``: together, the query apart, or three tensors."""
+def _projected(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], stride: int) -> list[Tensor]:
+    """Query, key and value, ``(B, n * C, H, W)``: together, the query apart, or three tensors."""
     channels = sum(map(len, weights)) // 3
     if len(weights) == 1 and stride > 1:  # fewer queries than keys
         weights = weights[0].split((channels, 2 * channels))
         biases = [None, None] if biases[0] is None else biases[0].split((channels, 2 * channels))
     strides = stride, 1, 1
-    maps = [
+    return [
         F.conv2d(x, weight[..., None, None], *rest) for weight, *rest in zip(weights, biases, strides, strict=False)
     ]
+
+
+def _by_head(maps: list[Tensor], num_heads: int) -> list[Tensor]:
+    """``(B, n * C, H, W)`` -> ``(B, n, heads, head_dim, H, W)``, n = 3 in all."""
+    channels = sum(each.shape[1] for each in maps) // 3
     return [each.unflatten(1, (-1, num_heads, channels // num_heads)) for each in maps]
 
 

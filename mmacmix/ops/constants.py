@@ -1,6 +1,7 @@
 """Tensors that depend on nothing but sizes, computed once."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache, wraps
 from typing import Any
 
@@ -12,6 +13,8 @@ from .torch_versions import disabled_recording, is_dynamo_compiling
 
 # Those of a few image sizes: 800 x 1344 pixels take 7 MB in all, and a training with random sizes sees hundreds.
 _MOST_SIZES = 32
+
+_recorded: dict[tuple, Any] | None = None  # in the context `constants_recorded_once`
 
 
 def constant(build: Callable[..., Any]) -> Callable[..., Any]:
@@ -29,6 +32,11 @@ def constant(build: Callable[..., Any]) -> Callable[..., Any]:
         if is_exporting() and not is_dynamo_compiling() and _are_numbers(arguments):
             with disabled_recording():
                 return cached(like.device, *arguments)
+        if _recorded is not None:
+            key = build, str((like.device, arguments))  # symbolic sizes have no hash
+            if key not in _recorded:
+                _recorded[key] = build(like.device, *arguments)
+            return _recorded[key]
         if is_recording() or type(like.new_empty(0)) is not Tensor or _is_capturing(like.device):
             return build(like.device, *arguments)
         with torch.inference_mode(False):  # training may use them later
@@ -36,6 +44,17 @@ def constant(build: Callable[..., Any]) -> Callable[..., Any]:
 
     build_once.cache_clear = cached.cache_clear
     return build_once
+
+
+@contextmanager
+def constants_recorded_once() -> Iterator[None]:
+    """A context for one export, in which the computation from symbolic sizes is recorded once for equal sizes."""
+    global _recorded
+    _recorded = {}
+    try:
+        yield
+    finally:
+        _recorded = None
 
 
 def _are_numbers(arguments: Iterable[Any]) -> bool:

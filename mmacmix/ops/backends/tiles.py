@@ -46,7 +46,7 @@ class _TiledAttention(torch.autograd.Function):
     def forward(ctx, query, key, value, window):
         ctx.save_for_backward(query, key, value)
         ctx.window = window
-        tiling = tiling_of(query, key, window)
+        tiling = _tiling(query, key, window)
         maps = [_pixels(each) for each in (query, key, value)]
         with _autocast_disabled(query.device):
             outputs = [_attend(*tiles, query.shape[1], tiling.mask) for _, tiles in _chunks(maps, query, tiling)]
@@ -56,7 +56,7 @@ class _TiledAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         query, key, value = ctx.saved_tensors
-        tiling = tiling_of(query, key, ctx.window)
+        tiling = _tiling(query, key, ctx.window)
         rows, columns, is_query = _overlaps(query, *_sizes(query, key), ctx.window)
         maps = [_pixels(each) for each in (query, key, value, grad)]
         channels, precise = maps[0].shape[2], torch.promote_types(query.dtype, torch.float32)
@@ -86,26 +86,53 @@ class _Axis(NamedTuple):
     keys: Tensor  # (residues, tiles, keys per tile): positions before reflection
     tile_of: Tensor  # (queries,): the tile of each query, residues and tiles flattened
     index_of: Tensor  # (queries,): its index in the tile
-    sees: Tensor  # (queries per tile, keys per tile): whether a query sees a key
 
 
-def _axis(queries: int, tile: int, window: Window, device: torch.device, spare: int) -> _Axis:
-    kernel_size, stride, dilation = window
-    residues, step = residues_and_step(stride, dilation)
+def _axis(queries: int, tile: int, window: Window, like: Tensor, spare: int) -> _Axis:
+    stride, dilation = window[1:]
+    residues, _ = residues_and_step(stride, dilation)
     tiles = ceil_div(ceil_div(queries, residues), tile) + spare
-    residue, number, query, key, position = (
-        torch.arange(size, device=device) for size in (residues, tiles, tile, (tile - 1) * step + kernel_size, queries)
-    )
-    first = residue[:, None, None] + number[:, None] * (tile * residues)
+    first_queries, first_keys = _first_tiles(like, tile, window)
+    start = torch.arange(tiles, device=like.device).unsqueeze(1) * (tile * residues)
+    position = torch.arange(queries, device=like.device)
     rank = position // residues
-    ahead = key - query[:, None] * step
     return _Axis(
-        first + query * residues,
-        first * stride + (key - kernel_size // 2) * dilation,
+        first_queries + start,
+        first_keys + start * stride,
         position % residues * tiles + rank // tile,
         rank % tile,
-        (ahead >= 0) & (ahead < kernel_size),
     )
+
+
+@constant
+def _first_tiles(device: torch.device, tile: int, window: Window) -> tuple[Tensor, Tensor]:
+    """Positions of the queries and keys of each residue's first tile along one axis: ``(residues, 1, n)``."""
+    kernel_size, stride, dilation = window
+    residues, step = residues_and_step(stride, dilation)
+    residue, query, key = (
+        torch.arange(size, device=device) for size in (residues, tile, (tile - 1) * step + kernel_size)
+    )
+    residue = residue[:, None, None]
+    return residue + query * residues, residue * stride + (key - kernel_size // 2) * dilation
+
+
+def mask_of(query: Tensor, window: Window) -> Tensor:
+    """``(Q, K)``, added to the scores: 0 in a query's window, else -inf. On a CPU, it is float32 or wider."""
+    precise = query.device.type == 'cpu' and query.dtype.itemsize < 4
+    return _mask(query, window, torch.float32 if precise else query.dtype)
+
+
+@constant
+def _mask(device: torch.device, window: Window, dtype: torch.dtype) -> Tensor:
+    kernel_size, stride, dilation = window
+    _, step = residues_and_step(stride, dilation)
+    sees = []
+    for tile in _tile(device):
+        query, key = (torch.arange(size, device=device) for size in (tile, (tile - 1) * step + kernel_size))
+        ahead = key - query[:, None] * step
+        sees.append((ahead >= 0) & (ahead < kernel_size))
+    hidden = ~(sees[0][:, None, :, None] & sees[1][:, None]).flatten(2).flatten(0, 1)
+    return _aligned(torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill(hidden, -math.inf))
 
 
 class _Tiling(NamedTuple):
@@ -114,32 +141,30 @@ class _Tiling(NamedTuple):
     queries: Tensor  # (tiles, Q): the pixel of each query; partial tiles repeat their last row or column
     keys: Tensor  # (tiles, K): the pixel of each key
     places: Tensor  # (queries,): index of each query in the flattened ``queries``
-    mask: Tensor  # (Q, K), added to the scores: 0 in a query's window, else -inf
+    mask: Tensor  # (Q, K), see ``mask_of``
 
 
-def tiling_of(query: Tensor, key: Tensor, window: Window, spare: int = 0) -> _Tiling:
-    """The tiles of maps ``(..., H, W)``; each axis gets ``spare`` more than necessary."""
-    dtype = torch.promote_types(query.dtype, torch.float32) if query.device.type == 'cpu' else query.dtype
-    return _tiling(query, *_sizes(query, key), window, dtype, spare)
+def _tiling(query: Tensor, key: Tensor, window: Window) -> _Tiling:
+    return _Tiling(*indices_of(query, *_sizes(query, key), window), mask_of(query, window))
 
 
 @constant
-def _tiling(
-    device: torch.device, query_size: Size, key_size: Size, window: Window, dtype: torch.dtype, spare: int
-) -> _Tiling:
+def indices_of(
+    device: torch.device, query_size: Size, key_size: Size, window: Window, spare: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``queries``, ``keys`` and ``places`` of a ``_Tiling``; each axis gets ``spare`` more tiles than necessary."""
     tile = _tile(device)
-    axes = rows, columns = [_axis(*sizes, window, device, spare) for sizes in zip(query_size, tile, strict=True)]
+    like = torch.empty(0, device=device)
+    axes = rows, columns = [_axis(*sizes, window, like, spare) for sizes in zip(query_size, tile, strict=True)]
     queries = [axis.queries.clamp(max=side - 1) for axis, side in zip(axes, query_size, strict=True)]
     keys = [reflect(axis.keys, side) for axis, side in zip(axes, key_size, strict=True)]
-    row_of_tiles = columns.queries.numel() * tile[0]  # queries
+    row_of_tiles = math.prod((*columns.queries.shape[:2], *tile))  # queries
     place_of_row = rows.tile_of * row_of_tiles + rows.index_of * tile[1]
     place_of_column = columns.tile_of * math.prod(tile) + columns.index_of
-    hidden = ~(rows.sees[:, None, :, None] & columns.sees[:, None]).flatten(2).flatten(0, 1)
-    return _Tiling(
+    return (
         _combined(queries[0] * query_size[1], queries[1]),
         _combined(keys[0] * key_size[1], keys[1]),
-        (place_of_row[:, None] + place_of_column).flatten(),
-        _aligned(torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill(hidden, -math.inf)),
+        (place_of_row.unsqueeze(1) + place_of_column).flatten(),
     )
 
 
@@ -150,7 +175,10 @@ def _tile(device: torch.device) -> tuple[int, int]:
 
 def _combined(rows: Tensor, columns: Tensor) -> Tensor:
     """``(residues, tiles, n)`` of both axes -> the sums ``(residues, tiles, residues, tiles, n * n)``."""
-    return (rows[:, :, None, None, :, None] + columns[:, :, None]).flatten(4)
+    # Views, because exporters would record every axis of an index.
+    (residues, tiles, n), size = rows.shape, columns.shape
+    rows, columns = rows.view(residues, tiles, 1, 1, n, 1), columns.view(*size[:2], 1, size[2])
+    return (rows + columns).flatten(4)
 
 
 def _aligned(mask: Tensor) -> Tensor:
@@ -264,11 +292,11 @@ def _overlaps(
 ) -> tuple[_Overlap, _Overlap, Tensor | None]:
     """Of rows and columns; and ``(tiles, Q)``, whether a query lies in the map, or None if all do."""
     overlaps = (_overlap(*sizes, window, device) for sizes in zip(query_size, key_size, _tile(device), strict=True))
-    tiling = _tiling.__wrapped__(device, query_size, key_size, window, torch.float32, 0)
+    queries, _, places = indices_of.__wrapped__(device, query_size, key_size, window)
     is_query = None
-    if tiling.places.numel() < tiling.queries.numel():
-        is_query = torch.zeros(tiling.queries.numel(), dtype=torch.bool, device=device)
-        is_query = is_query.index_fill_(0, tiling.places, True).view(tiling.queries.shape)
+    if places.numel() < queries.numel():
+        is_query = torch.zeros(queries.numel(), dtype=torch.bool, device=device)
+        is_query = is_query.index_fill_(0, places, True).view(queries.shape)
     return *overlaps, is_query
 
 

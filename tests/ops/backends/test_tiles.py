@@ -15,11 +15,11 @@ def tile_size(monkeypatch):
 
     def set_size(size):
         monkeypatch.setattr(tiles, '_tile', lambda device: size)
-        for cached in (tiles._tiling, tiles._overlaps):
+        for cached in (tiles.indices_of, tiles._first_tiles, tiles._mask, tiles._overlaps):
             cached.cache_clear()
 
     yield set_size
-    for cached in (tiles._tiling, tiles._overlaps):
+    for cached in (tiles.indices_of, tiles._first_tiles, tiles._mask, tiles._overlaps):
         cached.cache_clear()
 
 
@@ -86,7 +86,7 @@ def test_autocast_does_not_round_float32_maps():
 
 def test_training_follows_inference_mode():
     maps = random_maps((1, 2, 4, 11, 13))
-    tiles._tiling.cache_clear()
+    tiles.indices_of.cache_clear()
     with torch.inference_mode():
         tiles.neighborhood_attention(*maps[:3], 7, 1, 1)
     check_against_reference(maps, 7, 1, 1)
@@ -94,7 +94,7 @@ def test_training_follows_inference_mode():
 
 def test_fake_tensors_do_not_enter_the_cache():
     maps = random_maps((1, 2, 4, 11, 13))
-    for cached in (tiles._tiling, tiles._overlaps):
+    for cached in (tiles.indices_of, tiles._first_tiles, tiles._mask, tiles._overlaps):
         cached.cache_clear()
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         output_and_gradients(tiles.neighborhood_attention, list(map(mode.from_tensor, maps)), 7, 1, 1)
