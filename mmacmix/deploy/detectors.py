@@ -75,6 +75,29 @@ def detect(model: nn.Module, x: Tensor, size: tuple[int, int]) -> Detections:
     return Detections(*(each.index_select(0, kept) for each in (boxes, scores, labels)), None)
 
 
+def difference(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    """The largest difference between the scores of equal detections: same label, boxes that overlap by 0.9.
+
+    What only one list has counts with its score, unless the other list is full of better ones.
+    """
+    largest = 0.0
+    for (boxes, scores, labels, *_), others in ((ours, theirs), (theirs, ours)):
+        equal = (_overlaps(boxes, others[0]) > 0.9) & (labels[:, None] == others[2])
+        apart = (scores[:, None] - others[1]).abs().masked_fill(~equal, float('inf'))
+        apart = torch.cat((apart, scores[:, None]), 1).amin(1)
+        lowest = others[1].min() if len(others[1]) else 0
+        largest = max([largest, *apart[scores > lowest + 1e-3].tolist()])
+    return largest
+
+
+def _overlaps(boxes: Tensor, others: Tensor) -> Tensor:
+    """Intersection over union of each pair: ``(n, m)``."""
+    corners = torch.minimum(boxes[:, None, 2:], others[:, 2:]) - torch.maximum(boxes[:, None, :2], others[:, :2])
+    common = corners.clamp(min=0).prod(2)
+    areas, other_areas = ((each[:, 2:] - each[:, :2]).prod(1) for each in (boxes, others))
+    return common / (areas[:, None] + other_areas - common).clamp(min=1e-12)
+
+
 def _propose(head: nn.Module, features: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     """The proposals of a region proposal network, ``(n, 4)``."""
     cfg = head.test_cfg

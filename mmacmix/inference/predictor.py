@@ -52,7 +52,8 @@ class Predictor:
         model.load_state_dict(state_dict)
         model.eval()
         try:
-            self.model = (fuse(model) if fused else model).to(device)
+            model = model.to(device)  # before fusing, which depends on the device
+            self.model = fuse(model) if fused else model
         except (AssertionError, RuntimeError) as error:  # unknown name, or not in this build of torch
             raise UserError(f'device {device}: {first_line(error)}') from error
         dataset = next(innermost(cfg.test_dataloader.dataset))

@@ -4,6 +4,7 @@ from .arguments import check_integers, check_window, is_integer
 from .attention import dense_attention
 from .backends.choice import BACKENDS, backend
 from .borders import reflect, window_positions
+from .constants import constants_recorded_once
 from .coordinates import coordinate_map
 from .exporting import is_exporting
 from .functional import available_backends, neighborhood_attention
@@ -32,6 +33,7 @@ __all__ = [
     'check_integers',
     'check_torch',
     'check_window',
+    'constants_recorded_once',
     'content_statistics',
     'contiguous',
     'coordinate_map',
