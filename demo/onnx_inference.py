@@ -59,7 +59,8 @@ def draw_objects(image, outputs, scale_x, scale_y, about, args):
             mask = outputs['masks'][i]
             step_x, step_y = mask.shape[1] / max(right - left, 1e-6), mask.shape[0] / max(bottom - top, 1e-6)
             to_mask = np.array([[step_x, 0, (0.5 - left) * step_x - 0.5], [0, step_y, (0.5 - top) * step_y - 0.5]])
-            inside = cv2.warpAffine(mask, to_mask, image.shape[1::-1], flags=cv2.WARP_INVERSE_MAP) >= 0.5
+            bilinear = cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
+            inside = cv2.warpAffine(mask, to_mask, image.shape[1::-1], flags=bilinear) >= 0.5
             image[inside] = 0.5 * image[inside] + 0.5 * np.array(color)
         corner, name = (round(left), round(top)), about['classes'][label]
         cv2.rectangle(image, corner, (round(right), round(bottom)), color, 2)
