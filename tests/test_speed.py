@@ -1,6 +1,7 @@
 """Layers and networks stay as fast as recorded, relative to a baseline measured beside them on one thread."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from mmdet.models import ResNet
 from torch import nn
 
 from mmacmix.backbones import ACmixResNet
-from mmacmix.deploy import fuse
+from mmacmix.deploy import export, fuse
 from mmacmix.layers import ACmix, XVolution
 from mmacmix.reporting.measurement import Work, measure
 
@@ -24,6 +25,7 @@ RECORDED = {
     'ResNet-50, 320x320, over plain, forward': {'Intel': 1.6, 'AMD': 1.54},
     'ResNet-50, 320x320, over plain, forward and backward': {'Intel': 2.2, 'AMD': 1.70},
     'ResNet-50, 320x320, fused, over plain, forward': {'Intel': 1.6, 'AMD': 1.45},
+    'ResNet-50, 320x320, onnxruntime, over plain, forward': {'AMD': 1.6},
     'X-volution, 256 channels, 50x84, fused, over both branches, forward': {'AMD': 0.85},
 }
 
@@ -43,10 +45,28 @@ def pair(name):
         x = torch.rand(1, channels, *size)
     if 'fused' in name:
         networks = fuse(networks[0]), networks[1]
+    if 'onnxruntime' in name:
+        return [in_onnxruntime(network, x) for network in networks]
     backward = 'backward' in name
     for network in networks:
         network.train(backward)
     return [work_of(network, x, backward) for network in networks]
+
+
+def in_onnxruntime(network: nn.Module, x):
+    import onnxruntime
+
+    with TemporaryDirectory() as folder:
+        path = f'{folder}/network.onnx'
+        export(fuse(network, dense=True), path, 'onnx', x.shape[2:])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+
+    def run():
+        session.run(None, {'image': x.numpy()})
+
+    return Work(run)
 
 
 def work_of(network: nn.Module, x, backward):

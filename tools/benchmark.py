@@ -8,6 +8,7 @@ python tools/benchmark.py backbone resnet50 --size 800 1344
 python tools/benchmark.py detector mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py configs/maskrcnn_acmix.py
 python tools/benchmark.py train mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py configs/maskrcnn_acmix.py
 python tools/benchmark.py scaling
+python tools/benchmark.py deploy resnet50 --threads 1
 python tools/benchmark.py launches resnet50 --dtype bfloat16 --backward
 """
 
@@ -20,16 +21,25 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmcv.cnn.utils import fuse_conv_bn
+from mmengine.utils import is_installed
 from torch import Tensor, nn
 
-from mmacmix.backbones import ACmixResNet, ACmixSwinTransformer, LESAResNet, XVolutionResNet
+from mmacmix.backbones import (
+    ACmixPyramidVisionTransformer,
+    ACmixResNet,
+    ACmixSwinTransformer,
+    LESAResNet,
+    XVolutionResNet,
+)
 from mmacmix.cli import command_line, load_configs, png_file, positive_int, run
-from mmacmix.deploy import fuse
+from mmacmix.deploy import export, fuse
 from mmacmix.errors import UserError, first_line
 from mmacmix.inference import build_model
 from mmacmix.layers import LESA, ACmix, MixingLayer, XVolution
@@ -72,6 +82,10 @@ def main(argv: list[str] | None = None) -> None:
             '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='settings that override all configs'
         )
         add_common(command, [800, 1344], works)
+
+    deploy = commands.add_parser('deploy', help='a backbone and the plain network in torch, onnxruntime and OpenVINO')
+    deploy.add_argument('network', choices=['resnet50', 'swin-tiny', 'pvt-tiny'])
+    add_common(deploy, [800, 1344], runtimes)
 
     scaling = commands.add_parser('scaling', help='ACmix-ResNet-50 over the image area and over the batch size')
     add_common(scaling, [2000, 1333], sizes)
@@ -175,16 +189,70 @@ class WithNatten(ACmix):
 
 def backbones(args: Namespace) -> dict[str, Work]:
     """A whole backbone."""
-    from mmdet.models import ResNet, SwinTransformer
-
+    networks = pair(args.network)
     if args.network == 'resnet50':
-        networks = {'plain': ResNet(50)} | with_backends(ACmixResNet(50), args)
+        networks = {'plain': networks['plain']} | with_backends(networks['ACmix'], args)
         networks |= with_fused(XVolutionResNet(50), args) | with_fused(LESAResNet(50), args)
         if not args.backward:
             networks['plain, fused'] = fused(networks['plain'])
-    else:
-        networks = {'plain': SwinTransformer(), 'ACmix': ACmixSwinTransformer('tiny')}
     return on_random_maps(networks, 3, args)
+
+
+def runtimes(args: Namespace) -> dict[str, Work]:
+    """The fused networks in every runtime that is installed, written to ONNX for one size."""
+    if (args.device, args.dtype, args.backward, args.batch) != ('cpu', 'float32', False, 1):
+        raise UserError('deploy measures one image in float32 on a CPU, forward')
+    works: dict[str, Work] = {}
+    installed = {runtime: work for runtime, work in RUNTIMES.items() if is_installed(runtime)}
+    shape = 1, 3, *args.size
+    for name, network in pair(args.network).items():
+        works[f'{name}, torch'] = on_random_map(fused(network), shape, args)
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / 'network.onnx'
+            export(fuse(network, dense=True), path, 'onnx', args.size)
+            for runtime, work in installed.items():
+                works[f'{name}, {runtime}'] = work(path, np.random.rand(*shape).astype(np.float32))
+    return dict(sorted(works.items(), key=lambda item: item[0].split(', ')[1], reverse=True))  # torch first
+
+
+def pair(network: str) -> dict[str, nn.Module]:
+    """The plain network and that with ACmix."""
+    from mmdet.models import PyramidVisionTransformer, ResNet, SwinTransformer
+
+    if network == 'resnet50':
+        return {'plain': ResNet(50), 'ACmix': ACmixResNet(50)}
+    if network == 'swin-tiny':
+        return {'plain': SwinTransformer(), 'ACmix': ACmixSwinTransformer('tiny')}
+    plain = PyramidVisionTransformer(num_layers=[2, 2, 2, 2])
+    return {'plain': plain, 'ACmix': ACmixPyramidVisionTransformer('tiny')}
+
+
+def in_onnxruntime(path: Path, image: np.ndarray) -> Work:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+
+    def run() -> None:
+        session.run(None, {'image': image})
+
+    return Work(run)
+
+
+def in_openvino(path: Path, image: np.ndarray) -> Work:
+    import openvino
+
+    core = openvino.Core()
+    model = core.compile_model(core.read_model(path), 'CPU', {'INFERENCE_NUM_THREADS': torch.get_num_threads()})
+
+    def run() -> None:
+        model(image)
+
+    return Work(run)
+
+
+RUNTIMES = {'onnxruntime': in_onnxruntime, 'openvino': in_openvino}
 
 
 class Images(NamedTuple):

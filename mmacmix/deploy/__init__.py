@@ -1,3 +1,4 @@
+from .exporter import export
 from .fusion import fuse
 
-__all__ = ['fuse']
+__all__ = ['export', 'fuse']

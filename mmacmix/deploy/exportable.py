@@ -75,12 +75,6 @@ class Exportable(nn.Module):
         head = self.network.decode_head
         return [F.interpolate(head(features), size=x.shape[2:], mode='bilinear', align_corners=head.align_corners)]
 
-    def output_names(self, outputs: int) -> list[str]:
-        """Names of the outputs, given their number."""
-        if self.part == 'detector':
-            return ['boxes', 'scores', 'labels', 'masks'][:outputs]
-        return ['logits'] if self.part == 'segmentor' else [f'level{level}' for level in range(outputs)]
-
 
 def detectors() -> ModuleType:
     """``mmacmix.deploy.detectors``, imported when it is needed, because older versions of torch cannot import it."""

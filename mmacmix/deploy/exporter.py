@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import UserError
 from ..ops import check_torch, constants_recorded_once
@@ -31,7 +31,7 @@ class Exported(NamedTuple):
 
 @torch.no_grad()
 def export(
-    network: Exportable,
+    network: nn.Module,
     path: str | Path,
     form: str,
     size: Sequence[int] | None = None,
@@ -40,7 +40,7 @@ def export(
     """Write a network to a file.
 
     Args:
-        network: The network.
+        network: An ``Exportable``, or another network that takes images ``(B, 3, H, W)`` and returns maps.
         path: The file.
         form: ``'onnx'`` or ``'torch-export'``, which has no whole detectors.
         size: Height and width of the images that the file accepts, one at a time. None means any size above a minimum,
@@ -55,34 +55,36 @@ def export(
     """
     if form not in FORMATS:
         raise UserError(f'form must be one of {tuple(FORMATS)}, got {form!r}')
-    if form == 'torch-export' and network.part == 'detector':
+    part = getattr(network, 'part', 'backbone')
+    if form == 'torch-export' and part == 'detector':
         raise UserError(f'whole detectors can be exported to onnx only, not to {form}')
     check_torch('2.6', 'exporting a network')
-    images = 2 if size is None and network.part != 'detector' else 1
+    images = 2 if size is None and part != 'detector' else 1
     free = torch.export.Dim.DYNAMIC
     dims = None if size is not None else [{0: free, 2: free, 3: free} if images > 1 else {2: free, 3: free}]
     image = torch.rand(images, 3, *(size or _EXAMPLE)) * 255
     with constants_recorded_once():
-        program = torch.export.export(network.eval(), (image,), dynamic_shapes=dims)
+        network.eval()  # returns None in the hosts' networks
+        program = torch.export.export(network, (image,), dynamic_shapes=dims)
     smallest = _smallest(program) if size is None else tuple(size)
     if form == 'torch-export':
         torch.export.save(program, path)
         return Exported(smallest, None)
-    return Exported(smallest, _write_onnx(program, network, path, metadata))
+    return Exported(smallest, _write_onnx(program, part, path, metadata))
 
 
 def _write_onnx(
-    program: torch.export.ExportedProgram, network: Exportable, path: str | Path, metadata: dict[str, Any] | None
+    program: torch.export.ExportedProgram, part: str, path: str | Path, metadata: dict[str, Any] | None
 ) -> int:
     """Write an ONNX file; returns its opset."""
     from onnxscript.optimizer import optimize_ir
 
-    translations = {}
-    if network.part == 'detector':
+    outputs, translations = len(program.graph_signature.user_outputs), {}
+    names = ['logits'] if part == 'segmentor' else [f'level{level}' for level in range(outputs)]
+    if part == 'detector':
         from .operators import onnx_translations
 
-        translations = onnx_translations()
-    names = network.output_names(len(program.graph_signature.user_outputs))
+        names, translations = ['boxes', 'scores', 'labels', 'masks'][:outputs], onnx_translations()
     exported = torch.onnx.export(
         program, (), input_names=['image'], output_names=names, custom_translation_table=translations, verbose=False,
         optimize=False,
