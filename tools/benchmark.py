@@ -244,7 +244,9 @@ def in_openvino(path: Path, image: np.ndarray) -> Work:
     import openvino
 
     core = openvino.Core()
-    model = core.compile_model(core.read_model(path), 'CPU', {'INFERENCE_NUM_THREADS': torch.get_num_threads()})
+    # Without the hint, CPUs that have bfloat16 compute in it.
+    options = {'INFERENCE_NUM_THREADS': torch.get_num_threads(), 'INFERENCE_PRECISION_HINT': 'f32'}
+    model = core.compile_model(core.read_model(path), 'CPU', options)
 
     def run() -> None:
         model(image)
