@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .exporting import is_exporting, is_recording
-from .torch_versions import disabled_recording, is_dynamo_compiling
+from .torch_versions import is_dynamo_compiling, without_modes
 
 # Those of a few image sizes: 800 x 1344 pixels take 7 MB in all, and a training with random sizes sees hundreds.
 _MOST_SIZES = 32
@@ -27,7 +27,7 @@ def constant(build: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(build)
     def build_once(like: Tensor, *arguments: Any) -> Any:
         if is_exporting() and not is_dynamo_compiling() and _are_numbers(arguments):
-            with disabled_recording():
+            with without_modes():
                 return cached(like.device, *arguments)
         if is_recording() or type(like.new_empty(0)) is not Tensor or _is_capturing(like.device):
             return build(like.device, *arguments)

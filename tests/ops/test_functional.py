@@ -1,5 +1,6 @@
 """Neighbourhood attention equals its definition in every backend that runs on a CPU; bad arguments are refused."""
 
+import functools
 import math
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from mmacmix.ops import available_backends, neighborhood_attention
 from mmacmix.ops.backends import reference
+from tests.conftest import needs_torch
 from tests.ops.maps import output_and_gradients, random_maps
 
 on_every_backend = pytest.mark.parametrize('backend', available_backends('cpu'))
@@ -121,6 +123,17 @@ def test_output_of_an_empty_batch_stays_in_the_graph():
     assert out.shape == (0, 2, 4, 5, 5)
     out.sum().backward()
     assert all(each.grad is not None for each in maps)
+
+
+@needs_torch('2.13', 'compiling for all sizes')
+@pytest.mark.parametrize('backend', ['auto', *available_backends('cpu')])
+def test_compiles_for_sizes_that_are_symbols(backend):
+    torch._dynamo.reset()
+    attend = functools.partial(neighborhood_attention, kernel_size=3, backend=backend)
+    compiled = torch.compile(attend, backend='eager', dynamic=True, fullgraph=True)
+    for channels, height in ((4, 11), (5, 11), (5, 12)):
+        maps = random_maps((1, 2, channels, height, 13))[:3]
+        torch.testing.assert_close(compiled(*maps), attend(*maps))
 
 
 def test_unknown_device_is_refused():

@@ -246,4 +246,4 @@ def precision_settings():
 )
 def test_precision_follows_either_setting_of_torch(name, value, expected, precision_settings):
     set_precision(name, value)
-    assert triton_kernels._precision() == expected
+    assert triton_kernels.float32_precision() == expected
