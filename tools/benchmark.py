@@ -20,7 +20,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,7 @@ from mmacmix.deploy import fuse
 from mmacmix.errors import UserError, first_line
 from mmacmix.inference import build_model
 from mmacmix.layers import LESA, ACmix, MixingLayer, XVolution
-from mmacmix.ops import BACKENDS, available_backends, check_torch
+from mmacmix.ops import BACKENDS, acmix, available_backends, check_torch
 from mmacmix.reporting.launches import (
     BYTES_PER_SECOND,
     LAUNCH_SECONDS,
@@ -160,10 +161,14 @@ class WithNatten(ACmix):
     def of(cls, layer: ACmix) -> 'WithNatten':
         """A copy of a layer."""
         copy = deepcopy(layer)
-        copy.__class__ = cls
+        copy.__class__, copy.backend = cls, 'tiles'
         return copy
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        with mock.patch.object(acmix, 'neighborhood_attention', self.attend):
+            return super().forward(x)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> Tensor:
         from natten import na2d
 
         border = self.attention_kernel_size // 2

@@ -43,6 +43,13 @@ def unfused_attention() -> Any:
     return sdpa_kernel(SDPBackend.MATH)
 
 
+def autocast_dtype_of_gpus() -> torch.dtype:
+    """``torch.get_autocast_dtype('cuda')``; torch 2.4."""
+    if torch.__version__ < '2.4':
+        return torch.get_autocast_gpu_dtype()
+    return torch.get_autocast_dtype('cuda')
+
+
 def without_modes() -> Any:
     """A context without the modes of exporters, checkpoints and counters, which see every operation; never public."""
     return torch.utils._python_dispatch._disable_current_modes()

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from mmacmix.ops import attention_path, functional, sum_paths
-from tests.conftest import needs_torch
+from tests.conftest import DEVICE, needs_torch
 
 HEADS, CHANNELS = 2, 8
 
 
 def random(*shape):
-    return torch.randn(shape, dtype=torch.float64).requires_grad_()
+    return torch.randn(shape, dtype=torch.float64).to(DEVICE).requires_grad_()
 
 
 def relative_errors(actual, expected):
@@ -28,7 +28,7 @@ def test_attention_in_kernels_equals_plain_operations(monkeypatch, together, has
     monkeypatch.setattr(functional, 'available_backends', lambda device: ('tiles', 'triton', 'reference'))
     weight, bias = random(3 * HEADS, CHANNELS // HEADS, 5), random(3 * CHANNELS)
     x, position, position_bias, rate = random(2, 5, 5, 7), random(4, 2), random(4), random(1)
-    grad = torch.randn(2, CHANNELS, -(-5 // stride), -(-7 // stride), dtype=torch.float64)
+    grad = torch.randn(2, CHANNELS, -(-5 // stride), -(-7 // stride), dtype=torch.float64).to(DEVICE)
 
     def result(backend, dtype):
         leaves = [each.detach().to(dtype).requires_grad_() for each in (x, weight, bias, position, position_bias, rate)]
@@ -59,7 +59,7 @@ def test_sum_in_a_kernel_equals_plain_operations(has_rate, size, channels, kerne
     outputs = [-(-side // stride) for side in size]
     maps = [random(2, channels, *outputs) for _ in range(2)]
     weights = [random(channels, kernel_size, kernel_size), random(channels), random(1)][: 3 if has_rate else 2]
-    grad = torch.randn(maps[0].shape, dtype=torch.float64)
+    grad = torch.randn(maps[0].shape, dtype=torch.float64).to(DEVICE)
 
     def result(dtype, in_kernel):
         leaves = [each.detach().to(dtype).requires_grad_() for each in (*maps, *weights)]

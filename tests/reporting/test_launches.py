@@ -253,7 +253,7 @@ def test_the_table_of_operators_equals_what_they_launch(dtype, stride, recorder)
     from torch._library.custom_ops import OPDEFS
 
     layer = ACmix(32, 32, stride=stride, backend='triton').to('meta', dtype)
-    with launches.MetaAsCuda(), Calls() as mode:
+    with launches.pretended_gpu(), Calls() as mode:
         out = layer(zeros(2, 32, 20, 12, dtype=dtype))
         out.backward(torch.empty_like(out))
     registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith('mmacmix::')}
@@ -275,3 +275,18 @@ def test_the_package_reports_its_own_operators():
     pytest.importorskip('triton')
     names = [each.name for each in count_launches(ACmix(8, 8, backend='triton'), zeros(1, 8, 9, 9), backward=True)]
     assert names.count('neighborhood_attention') == names.count('neighborhood_attention_backward') == 1
+
+
+def test_the_gpu_of_the_machine_does_not_matter(monkeypatch):
+    pytest.importorskip('triton')
+    layer, images = ACmix(8, 8, backend='triton'), zeros(1, 8, 9, 9)
+    expected = count_launches(layer, images, backward=True)
+
+    def invalid_device(device=None):
+        raise AssertionError('Invalid device id')
+
+    for name in ('is_available', 'is_initialized'):
+        monkeypatch.setattr(torch.cuda, name, lambda: True)
+    for name in ('get_device_properties', 'current_stream'):
+        monkeypatch.setattr(torch.cuda, name, invalid_device)
+    assert count_launches(layer, images, backward=True) == expected

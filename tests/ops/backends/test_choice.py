@@ -1,4 +1,7 @@
-"""'auto' takes the kernels only where they have proved right, and says why where it does not; GPUs are pretended."""
+"""'auto' takes the kernels only where they have proved right, and says why where it does not.
+
+The device is a GPU if there is one, else the CPU, which then counts as a GPU.
+"""
 
 import sys
 import warnings
@@ -8,15 +11,15 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from mmacmix.ops import attention_path, available_backends, backend, coordinate_map, functional, neighborhood_attention
+from mmacmix.layers import ACmix
+from mmacmix.ops import available_backends, backend, coordinate_map, functional, neighborhood_attention
 from mmacmix.ops.backends import choice, reference
-from tests.conftest import needs_torch
+from tests.conftest import DEVICE, needs_torch
 from tests.ops.maps import random_maps
 from tests.tooling import python
 
 pytestmark = needs_torch('2.4', 'the Triton backend')
-CPU = torch.device('cpu')
-CASE = CPU, torch.float32, 4, (3, 1, 1)
+CASE = DEVICE, torch.float32, 4, (3, 1, 1)
 
 
 def unchanged(argument):
@@ -25,7 +28,7 @@ def unchanged(argument):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """CPU tensors count as on a GPU, on which the kernels run in Triton's interpreter."""
+    """The kernels should serve on the device."""
     monkeypatch.setattr(choice, '_failures', {})
     monkeypatch.setattr(choice, 'runs_kernels', lambda device: True)
     monkeypatch.setattr(functional, 'available_backends', lambda device: ('triton', 'tiles', 'reference'))
@@ -62,13 +65,13 @@ def kernels(monkeypatch, gpu):
 def test_right_kernels_are_chosen(gpu, window):
     with warnings.catch_warnings():
         warnings.simplefilter('error', UserWarning)
-        assert choice.choose(CPU, torch.float32, 4, window) == 'triton'
+        assert choice.choose(DEVICE, torch.float32, 4, window) == 'triton'
 
 
 def test_each_case_is_checked_once(kernels):
     cases = [
-        CASE, (CPU, torch.float16, 4, (3, 1, 1)), (CPU, torch.float32, 5, (3, 1, 1)),
-        *((CPU, torch.float32, 4, window) for window in ((5, 1, 1), (3, 2, 1), (3, 1, 2))),
+        CASE, (DEVICE, torch.float16, 4, (3, 1, 1)), (DEVICE, torch.float32, 5, (3, 1, 1)),
+        *((DEVICE, torch.float32, 4, window) for window in ((5, 1, 1), (3, 2, 1), (3, 1, 2))),
     ]  # fmt: skip
     for number, case in enumerate(cases):
         assert choice.choose(*case) == 'triton'
@@ -91,7 +94,8 @@ def test_each_gpu_is_checked(kernels, monkeypatch):
     assert checked == [torch.device('cuda', 0), torch.device('cuda', 1)]
 
 
-def test_the_check_lies_in_memory_as_the_maps_of_a_layer(gpu, monkeypatch):
+@pytest.mark.parametrize('stride', [1, 2])
+def test_the_maps_of_the_check_lie_in_memory_as_those_of_a_layer(gpu, monkeypatch, stride):
     from mmacmix.ops.backends import triton_kernels
 
     seen = []
@@ -102,10 +106,8 @@ def test_the_check_lies_in_memory_as_the_maps_of_a_layer(gpu, monkeypatch):
         return attend(maps, *arguments, **terms)
 
     monkeypatch.setattr(triton_kernels, 'attend_to_maps', record)
-    maps = torch.randn(1, 24, 11, 19).contiguous(memory_format=torch.channels_last)
-    attention_path(
-        maps, [torch.randn(6, 4, 24)], [torch.randn(24)], torch.randn(4, 2), torch.randn(4), None, 2, 3, 1, 1, 'auto'
-    )
+    layer = ACmix(24, 8, num_heads=2, attention_kernel_size=3, stride=stride).to(DEVICE)
+    layer(torch.randn(1, 24, 11, 19, device=DEVICE))
     assert len(seen) == 2 and seen[0] == seen[1]
 
 
@@ -114,7 +116,7 @@ def test_the_check_lies_in_memory_as_the_maps_of_a_layer(gpu, monkeypatch):
     [
         torch.inference_mode,
         torch.no_grad,
-        lambda: torch.autocast('cpu', torch.bfloat16),
+        lambda: torch.autocast(DEVICE.type, torch.bfloat16),
         lambda: torch.autograd.graph.saved_tensors_hooks(raise_error, raise_error),
     ],
 )
@@ -182,7 +184,7 @@ def test_a_broken_triton_is_named_once(gpu, monkeypatch):
     monkeypatch.delitem(sys.modules, 'mmacmix.ops.backends.triton_kernels', raising=False)
     monkeypatch.delattr('mmacmix.ops.backends.triton_kernels', raising=False)
     choice._kernels.cache_clear()
-    maps = random_maps((1, 1, 4, 5, 5), dtype=torch.float32)[:3]
+    maps = random_maps((1, 1, 4, 5, 5), dtype=torch.float32, device=DEVICE)[:3]
     try:
         with pytest.warns(
             UserWarning, match="The backend 'triton' cannot be imported: ModuleNotFoundError: "
@@ -198,7 +200,7 @@ def test_a_broken_triton_is_named_once(gpu, monkeypatch):
 
 
 def test_a_checkpoint_around_the_first_step_changes_nothing(gpu):
-    maps = [each.requires_grad_() for each in random_maps((1, 1, 4, 5, 5), dtype=torch.float32)[:3]]
+    maps = [each.requires_grad_() for each in random_maps((1, 1, 4, 5, 5), dtype=torch.float32, device=DEVICE)[:3]]
     calls = []
 
     def block(*maps):
@@ -238,12 +240,12 @@ def test_gpus_that_are_considered(monkeypatch, capability, hip, expected):
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: capability)
     monkeypatch.setattr(torch.version, 'hip', hip)
     assert choice.runs_kernels(torch.device('cuda')) is expected
-    assert not choice.runs_kernels(CPU)
+    assert not choice.runs_kernels(torch.device('cpu'))
     assert available_backends('cuda')[0] == ('triton' if expected else 'tiles')
 
 
 def test_a_context_and_the_environment_override_the_choice(gpu, monkeypatch):
-    maps = random_maps((1, 1, 4, 5, 5), dtype=torch.float32)[:3]
+    maps = random_maps((1, 1, 4, 5, 5), dtype=torch.float32, device=DEVICE)[:3]
     for name in ('tiles', 'reference', 'triton'):
         with backend(name):
             assert choice.choose(*CASE) == name
@@ -264,7 +266,7 @@ def test_a_context_and_the_environment_override_the_choice(gpu, monkeypatch):
 
 
 def test_compilers_record_the_chosen_kernels(gpu):
-    maps = random_maps((1, 1, 4, 5, 6), dtype=torch.float32)[:3]
+    maps = random_maps((1, 1, 4, 5, 6), dtype=torch.float32, device=DEVICE)[:3]
     graphs = []
 
     def record(module, inputs):
