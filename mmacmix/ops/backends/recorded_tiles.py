@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..coordinates import coordinate_map
 from ..exporting import is_exporting
-from .tiles import Window, tiling_of
+from .tiles import Window, autocast_disabled, tiling_of
 
 
 def neighborhood_attention(
@@ -47,7 +47,8 @@ def attend_to_maps(maps: list[Tensor], window: Window, position: Tensor | None =
         weights = torch.softmax(query * channels**-0.5 @ key.transpose(2, 3) + tiling.mask, 3)
         out = weights @ value
     else:
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=tiling.mask)
+        with autocast_disabled(query.device):
+            out = F.scaled_dot_product_attention(query, key, value, attn_mask=tiling.mask)
     out = out.view(batch, heads, -1, channels).index_select(2, tiling.places)
     return out.transpose(2, 3).unflatten(3, size).to(maps[0].dtype)
 

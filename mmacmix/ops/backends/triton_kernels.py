@@ -30,6 +30,7 @@ from torch import Tensor
 
 from ..borders import residues_and_step
 from ..sizes import ceil_div
+from .derivatives import refuse_second_derivatives
 
 _MASKED = tl.constexpr(-1e30)  # finite, because the difference of two infinities is NaN
 _LOG2E = math.log2(math.e)
@@ -692,6 +693,9 @@ def _attend_backward(
 def _empty_grads(grad, maps, output, lse, kernel_size, stride, dilation, query_bias, position, rate):
     terms = (term for term in (query_bias, position, rate) if term is not None)
     return [*(torch.empty_like(each) for each in maps), *(term.new_empty(term.shape) for term in terms)]
+
+
+_attend_backward.register_autograd(refuse_second_derivatives)
 
 
 def _save(ctx, inputs, output):
