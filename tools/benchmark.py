@@ -43,7 +43,7 @@ from mmacmix.reporting.launches import (
     group_operations,
     summarize,
 )
-from mmacmix.reporting.measurement import Work, draw, draw_scaling, measure, table
+from mmacmix.reporting.measurement import Work, autocast, draw, draw_scaling, measure, table, with_backends
 from mmacmix.reporting.tables import markdown_table
 
 
@@ -142,7 +142,7 @@ def layers(args: Namespace) -> dict[str, Work]:
     arguments = dict(in_channels=args.channels, out_channels=args.channels, stride=args.stride)
     layer = ACmix(**arguments)
     networks = {'plain 3x3': nn.Conv2d(**arguments, kernel_size=3, padding=1, bias=False)}
-    networks |= with_backends(layer, args) | with_fused(XVolution(**arguments), args)
+    networks |= all_forms(layer, args) | with_fused(XVolution(**arguments), args)
     if args.channels % 16 == 0:
         networks |= with_fused(LESA(**arguments), args)
     if on_gpu(args) and args.stride == 1 and find_spec('natten'):
@@ -183,7 +183,7 @@ def backbones(args: Namespace) -> dict[str, Work]:
     from mmdet.models import ResNet, SwinTransformer
 
     if args.network == 'resnet50':
-        networks = {'plain': ResNet(50)} | with_backends(ACmixResNet(50), args)
+        networks = {'plain': ResNet(50)} | all_forms(ACmixResNet(50), args)
         networks |= with_fused(XVolutionResNet(50), args) | with_fused(LESAResNet(50), args)
         if not args.backward:
             networks['plain, fused'] = fused(networks['plain'])
@@ -245,14 +245,9 @@ def in_format(x: Tensor, args: Namespace) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if args.channels_last else x
 
 
-def with_backends(model: nn.Module, args: Namespace) -> dict[str, nn.Module]:
+def all_forms(model: nn.Module, args: Namespace) -> dict[str, nn.Module]:
     """A network with each backend, and fused."""
-    networks = {}
-    for backend in available_backends(args.device):
-        networks[backend] = deepcopy(model)
-        for module in networks[backend].modules():
-            if isinstance(module, ACmix):
-                module.backend = backend
+    networks = with_backends(model, available_backends(args.device))
     return networks if args.backward else networks | {'fused': fused(model)}
 
 
@@ -287,8 +282,7 @@ def training_steps(args: Namespace) -> dict[str, Work]:
 
 
 def precision(args: Namespace) -> AbstractContextManager:
-    dtype = getattr(torch, args.dtype)
-    return nullcontext() if dtype == torch.float32 else torch.autocast(torch.device(args.device).type, dtype)
+    return autocast(args.device, getattr(torch, args.dtype))
 
 
 def inference(model: nn.Module, args: Namespace) -> Work:
