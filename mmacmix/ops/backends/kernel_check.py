@@ -89,8 +89,8 @@ def _results_of_attention(
 
     outputs = kernels.attend_to_maps(maps, *window, *terms), by_reference()
     # Similar to the output, because the gradient of the rate, the sum of their product, would cancel otherwise.
-    noise = numbers.maps((1, 2, head_dim, *few), dtype)
-    grad = (noise + outputs[1] / outputs[1].abs().max()).detach().to(dtype)
+    grad = numbers.maps((1, 2, head_dim, *few), dtype).detach()
+    grad += (outputs[1] / outputs[1].abs().max()).detach()
     gradients = [torch.autograd.grad(output, [*maps, *terms], grad.to(output.dtype)) for output in outputs]
     names = 'query', 'key', 'value', 'query_bias', 'position', 'rate'
     of_parts = [
@@ -113,7 +113,8 @@ def _results_of_sum(
         numbers.of((2 * head_dim,)), numbers.of((1,)),
     ]  # fmt: skip
     # Similar to the bias: the gradient of the rate is the sum of their product.
-    grad = (numbers.maps(shape, dtype) + inputs[3].view(-1, 1, 1)).detach().to(dtype)
+    grad = numbers.maps(shape, dtype).detach()
+    grad += inputs[3].detach().view(-1, 1, 1)
 
     def by_reference() -> Tensor:
         attention, convolution, taps, bias, rate = (each.float() for each in inputs)
