@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from mmacmix.layers import ACmix
-from mmacmix.ops import available_backends, backend, coordinate_map, functional, neighborhood_attention
+from mmacmix.ops import attention_path, available_backends, backend, coordinate_map, functional, neighborhood_attention
 from mmacmix.ops.backends import choice, reference
 from tests.conftest import DEVICE, needs_torch
 from tests.ops.maps import random_maps
@@ -106,8 +105,10 @@ def test_the_maps_of_the_check_lie_in_memory_as_those_of_a_layer(gpu, monkeypatc
         return attend(maps, *arguments, **terms)
 
     monkeypatch.setattr(triton_kernels, 'attend_to_maps', record)
-    layer = ACmix(24, 8, num_heads=2, attention_kernel_size=3, stride=stride).to(DEVICE)
-    layer(torch.randn(1, 24, 11, 19, device=DEVICE))
+    x = torch.randn(1, 24, 11, 19).to(DEVICE, memory_format=torch.channels_last)
+    # One weight, as of layers on GPUs.
+    weight, bias, position, position_bias = (torch.randn(size, device=DEVICE) for size in ((6, 4, 24), 24, (4, 2), 4))
+    attention_path(x, [weight], [bias], position, position_bias, None, 2, 3, stride, 1, 'auto')
     assert len(seen) == 2 and seen[0] == seen[1]
 
 
