@@ -9,7 +9,7 @@ from .arguments import check_window
 from .backends import choice, recorded_tiles, reference, tiles
 from .exporting import is_exporting, is_recording
 from .sizes import ceil_div
-from .torch_versions import check_torch, is_compiling, is_transforming
+from .torch_versions import check_torch, is_compiling
 
 
 def available_backends(device: str | torch.device = 'cpu') -> tuple[str, ...]:
@@ -96,7 +96,7 @@ def resolve_backend(backend: str, like: Tensor, dtype: torch.dtype, head_dim: in
     case = dtype, operator.index(head_dim), tuple(map(operator.index, window))
     if backend == 'auto':
         is_fake = not is_compiling() and type(like.new_empty(0)) is not Tensor
-        if is_exporting() or is_fake or is_transforming():  # the choice computes something
+        if is_exporting() or is_fake:  # the choice computes something
             return 'tiles'
         backend = choice.choose(like.device, *case)
     if backend == 'triton' and not choice.HAS_TRITON:

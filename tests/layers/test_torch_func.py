@@ -5,7 +5,8 @@ import torch
 from torch.func import functional_call, grad, vmap
 
 from mmacmix.layers import ACmix
-from mmacmix.ops import coordinate_map
+from mmacmix.ops import backend, coordinate_map
+from mmacmix.ops.backends import choice
 from tests.layers.test_graphs import ATTENTION, LAYERS
 
 TRAINED = {name: build for name, build in (LAYERS | ATTENTION).items() if 'fused' not in name}
@@ -31,6 +32,19 @@ def test_gradients_equal_those_of_autograd(name):
     layer, parameters, loss = with_reference(TRAINED[name]())
     x = torch.rand(2, 16, 9, 16, dtype=torch.float64)
     torch.testing.assert_close(grad(loss)(parameters, x), gradients_by_autograd(layer, x))
+
+
+def test_a_context_sets_the_backend(monkeypatch):
+    layer, parameters, loss = with_reference(ACmix(4, 8, attention_kernel_size=3))
+    layer.backend = 'auto'
+    monkeypatch.setattr(choice, 'runs_kernels', lambda device: True)
+    monkeypatch.setattr(choice, '_failures', {})
+    x = torch.rand(1, 4, 6, 5, dtype=torch.float64)
+    with backend('reference'):
+        torch.testing.assert_close(grad(loss)(parameters, x), gradients_by_autograd(layer, x))
+    chosen = []
+    grad(lambda x: chosen.append(choice.choose(x.device, torch.float32, 4, (3, 1, 1))) or x.sum())(torch.rand(2))
+    assert chosen == ['tiles']
 
 
 def test_gradients_per_image_equal_those_of_autograd():

@@ -12,7 +12,7 @@ from types import ModuleType
 import torch
 
 from ...errors import first_line
-from ..torch_versions import assume_constant_result
+from ..torch_versions import assume_constant_result, is_transforming
 from .kernel_check import failure_of
 
 #: Names of all backends.
@@ -67,7 +67,8 @@ def choose(device: torch.device, dtype: torch.dtype, head_dim: int, window: tupl
         if _override not in BACKENDS:
             raise ValueError(f"{_ENVIRONMENT_VARIABLE} must be 'auto' or one of {BACKENDS}, got {_override!r}")
         return _override
-    if not (runs_kernels(device) and supports(dtype, head_dim, window)):
+    # torch.func would transform the check.
+    if is_transforming() or not (runs_kernels(device) and supports(dtype, head_dim, window)):
         return 'tiles'
     # The setting of TF32 selects other kernels.
     case = str(device), dtype, head_dim, window, _kernels().float32_precision() if dtype == torch.float32 else None
