@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-if not torch.cuda.is_available():
-    os.environ['TRITON_INTERPRET'] = '1'  # read when Triton is imported: its kernels run on the CPU
+#: Where the Triton kernels run: on a GPU if present, else in Triton's interpreter.
+DEVICE = torch.device('cuda', 0) if torch.cuda.is_available() else torch.device('cpu')
+if DEVICE.type == 'cpu':
+    os.environ['TRITON_INTERPRET'] = '1'  # read when Triton is imported
 
 
 def needs_torch(oldest, purpose):

@@ -67,7 +67,7 @@ def test_arrows_point_down(path):
 
 def test_operators_and_layers_import_only_torch():
     standard = {'collections', 'contextlib', 'functools', 'importlib', 'itertools', 'math', 'typing'}
-    standard |= {'os', 'threading', 'warnings'}  # for the choice of a backend
+    standard |= {'operator', 'os', 'threading', 'types', 'warnings'}  # for the choice of a backend
     allowed = standard | {'torch', 'triton', 'mmacmix'}
     for path in TREES:
         if room(path) in ('ops', 'layers'):

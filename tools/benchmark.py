@@ -22,7 +22,8 @@ from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ from mmacmix.deploy import export, fuse
 from mmacmix.errors import UserError, first_line
 from mmacmix.inference import build_model
 from mmacmix.layers import LESA, ACmix, MixingLayer, XVolution
-from mmacmix.ops import BACKENDS, available_backends, check_torch
+from mmacmix.ops import BACKENDS, acmix, available_backends, check_torch
 from mmacmix.reporting.launches import (
     BYTES_PER_SECOND,
     LAUNCH_SECONDS,
@@ -52,7 +53,7 @@ from mmacmix.reporting.launches import (
     group_operations,
     summarize,
 )
-from mmacmix.reporting.measurement import Work, draw, draw_scaling, measure, table
+from mmacmix.reporting.measurement import Work, autocast, draw, draw_scaling, measure, table, with_backends
 from mmacmix.reporting.tables import markdown_table
 
 
@@ -155,7 +156,7 @@ def layers(args: Namespace) -> dict[str, Work]:
     arguments = dict(in_channels=args.channels, out_channels=args.channels, stride=args.stride)
     layer = ACmix(**arguments)
     networks = {'plain 3x3': nn.Conv2d(**arguments, kernel_size=3, padding=1, bias=False)}
-    networks |= with_backends(layer, args) | with_fused(XVolution(**arguments), args)
+    networks |= all_forms(layer, args) | with_fused(XVolution(**arguments), args)
     if args.channels % 16 == 0:
         networks |= with_fused(LESA(**arguments), args)
     if on_gpu(args) and args.stride == 1 and find_spec('natten'):
@@ -174,10 +175,14 @@ class WithNatten(ACmix):
     def of(cls, layer: ACmix) -> 'WithNatten':
         """A copy of a layer."""
         copy = deepcopy(layer)
-        copy.__class__ = cls
+        copy.__class__, copy.backend = cls, 'tiles'
         return copy
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
+        with mock.patch.object(acmix, 'neighborhood_attention', self.attend):
+            return super().forward(x)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, *_: Any) -> Tensor:
         from natten import na2d
 
         border = self.attention_kernel_size // 2
@@ -191,7 +196,7 @@ def backbones(args: Namespace) -> dict[str, Work]:
     """A whole backbone."""
     networks = pair(args.network)
     if args.network == 'resnet50':
-        networks = {'plain': networks['plain']} | with_backends(networks['ACmix'], args)
+        networks = {'plain': networks['plain']} | all_forms(networks['ACmix'], args)
         networks |= with_fused(XVolutionResNet(50), args) | with_fused(LESAResNet(50), args)
         if not args.backward:
             networks['plain, fused'] = fused(networks['plain'])
@@ -310,14 +315,9 @@ def in_format(x: Tensor, args: Namespace) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if args.channels_last else x
 
 
-def with_backends(model: nn.Module, args: Namespace) -> dict[str, nn.Module]:
+def all_forms(model: nn.Module, args: Namespace) -> dict[str, nn.Module]:
     """A network with each backend, and fused."""
-    networks = {}
-    for backend in available_backends(args.device):
-        networks[backend] = deepcopy(model)
-        for module in networks[backend].modules():
-            if isinstance(module, ACmix):
-                module.backend = backend
+    networks = with_backends(model, available_backends(args.device))
     return networks if args.backward else networks | {'fused': fused(model)}
 
 
@@ -352,8 +352,7 @@ def training_steps(args: Namespace) -> dict[str, Work]:
 
 
 def precision(args: Namespace) -> AbstractContextManager:
-    dtype = getattr(torch, args.dtype)
-    return nullcontext() if dtype == torch.float32 else torch.autocast(torch.device(args.device).type, dtype)
+    return autocast(args.device, getattr(torch, args.dtype))
 
 
 def inference(model: nn.Module, args: Namespace) -> Work:

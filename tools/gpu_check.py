@@ -36,6 +36,7 @@ from mmacmix.errors import UserError, first_line
 from mmacmix.inference import build_model
 from mmacmix.layers import ACmix
 from mmacmix.ops import available_backends
+from mmacmix.reporting.gpu_behaviour import behaviour_checks
 from mmacmix.reporting.gpu_check import (
     Check,
     Failed,
@@ -47,7 +48,7 @@ from mmacmix.reporting.gpu_check import (
     relative_error,
     run_checks,
 )
-from mmacmix.reporting.measurement import Work, measure
+from mmacmix.reporting.measurement import Work, autocast, measure, with_backends
 from mmacmix.reporting.tables import markdown_table
 
 DETECTOR = Path(__file__).parents[1] / 'configs' / 'shapes' / 'mask-rcnn_acmix-r26_shapes.py'
@@ -120,7 +121,7 @@ def driver() -> str | None:
 
 def all_checks(device: torch.device, quick: bool) -> dict[str, Check]:
     """All checks by name."""
-    checks = numerical_checks(device, quick)
+    checks = numerical_checks(device, quick) | behaviour_checks(device)
     for dtype in ('float32', 'float16', 'bfloat16'):
         checks[f'detector, inference, {dtype}'] = partial(check_inference, device, getattr(torch, dtype))
     checks['training, losses as on the CPU'] = partial(check_losses, device)
@@ -157,10 +158,6 @@ def random_batch(number: int) -> dict:
 
     shapes = [[3, 128, 160]] * number
     return demo_mm_inputs(number, shapes, num_items=[4] * number, num_classes=2, with_mask=True)
-
-
-def autocast(device: torch.device, dtype: torch.dtype) -> Any:
-    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
 
 @contextmanager
@@ -334,15 +331,6 @@ def benchmark() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def with_backends(network: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
-    networks = {name: deepcopy(network) for name in names}
-    for name, copy in networks.items():
-        for module in copy.modules():
-            if isinstance(module, ACmix):
-                module.backend = name
-    return networks
 
 
 def check_speed(

@@ -98,7 +98,7 @@ class ACmix(ConvSignature, TwoPaths):
         # Both paths read all channels of a pixel at once. The output gets the memory format of the input, because later
         # operators may require it (mmcv's RoIAlign reads a channels_last map as if it were contiguous).
         memory_format = torch.contiguous_format if x.is_contiguous() else torch.channels_last
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = contiguous(x, torch.channels_last)
         parts = self.query, self.key, self.value
         weights, biases = [part.weight.flatten(1) for part in parts], [part.bias for part in parts]
         if x.device.type != 'cpu':

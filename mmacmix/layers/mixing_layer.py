@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from ..ops import is_exporting
+from ..ops import is_exporting, is_transforming
 
 
 class Macs(NamedTuple):
@@ -39,7 +39,7 @@ class MixingLayer(nn.Module):
 
         For paths with intermediate maps that are larger than ``x`` and cheap to compute.
         """
-        if not torch.is_grad_enabled() or is_exporting():
+        if not torch.is_grad_enabled() or is_exporting() or is_transforming():  # torch.func allows no checkpoints
             return path(x)
         return checkpoint(path, x, use_reentrant=False, preserve_rng_state=False)
 

@@ -143,10 +143,8 @@ class WindowACmix(TwoPaths):
         side, heads = self.window_size, self.num_heads
         batch, height, width, _ = like.shape
         rows, columns = height // side, width // side
-        if self.scale is not None:  # torch 2.0 lacks the argument `scale`
-            query = query * (self.scale * query.shape[-1] ** 0.5)
         mask = self._bias(rows, columns, shift).flatten(0, 2).to(query.dtype)
-        out = dense_attention(query, key, value, mask, self.attn_drop_rate if self.training else 0.0)
+        out = dense_attention(query, key, value, mask, self.attn_drop_rate if self.training else 0.0, self.scale)
         out = out.view(batch, rows, columns, heads, side, side, query.shape[-1])
         return out.permute(0, 1, 4, 2, 5, 3, 6).reshape(like.shape)
 

@@ -20,7 +20,13 @@ from .memory_format import contiguous
 from .pixel_shift import kernel_offsets, related, shifted, stacked
 from .shift_conv import dense_kernels, feature_projection, mix, shift_and_sum, shift_kernels
 from .sizes import ceil_div, padding_to_multiple
-from .torch_versions import check_torch, is_compiling, register_load_state_dict_pre_hook, unfused_attention
+from .torch_versions import (
+    check_torch,
+    is_compiling,
+    is_transforming,
+    register_load_state_dict_pre_hook,
+    unfused_attention,
+)
 
 __all__ = [
     'BACKENDS',
@@ -43,6 +49,7 @@ __all__ = [
     'is_compiling',
     'is_exporting',
     'is_integer',
+    'is_transforming',
     'kernel_offsets',
     'mix',
     'neighborhood_attention',

@@ -11,6 +11,7 @@ from .coordinates import coordinate_map
 from .exporting import is_recording
 from .functional import neighborhood_attention, resolve_backend
 from .shift_conv import border_bias
+from .torch_versions import autocast_dtype_of_gpus
 
 
 def attention_path(
@@ -59,10 +60,10 @@ def attention_path(
         # Makes no maps for the biases and the position. The softmax cancels the key's bias, and the value's is the same
         # for all pixels, because the weights of a window sum to 1.
         maps = _by_head(_projected(x, weights, [None] * len(weights), stride), num_heads)
-        of_query = biases[0] if len(biases) == 3 else biases[0][:channels]
+        of_query, of_key = biases[:2] if len(biases) == 3 else biases[0].split(channels)[:2]
         out = triton_kernels.attend_to_maps(
             maps, *window,
-            query_bias=of_query.view(num_heads, -1),
+            query_bias=_with_zero_gradient(of_query, of_key).view(num_heads, -1),
             position=_with_zero_gradient(position, position_bias),
             rate=position.new_ones(1) if rate is None else rate,
         )  # fmt: skip
@@ -105,7 +106,7 @@ def sum_paths(
         x: The operator's input, ``(B, in_channels, H, W)``.
         stride: Stride of the convolution.
         dilation: Dilation of the convolution.
-        in_kernel: Add in a Triton kernel if there is something to add of everything. Default: False.
+        in_kernel: Add in a Triton kernel, unless the convolution, the taps or the bias are None. Default: False.
     """
     if in_kernel and not any(each is None for each in (convolution, taps, bias)):
         from .backends import triton_sum
@@ -124,8 +125,8 @@ def sum_paths(
 
 
 def _dtype_of_projections(x: Tensor) -> torch.dtype:
-    autocast = x.device.type == 'cuda' and torch.is_autocast_enabled()
-    return torch.get_autocast_gpu_dtype() if autocast else x.dtype
+    is_cast = x.device.type == 'cuda' and x.dtype != torch.float64 and torch.is_autocast_enabled()
+    return autocast_dtype_of_gpus() if is_cast else x.dtype
 
 
 def _scaled(tensors: Sequence[Tensor], rate: Tensor, channels: int) -> list[Tensor]:
@@ -156,10 +157,15 @@ def _by_head(maps: list[Tensor], num_heads: int) -> list[Tensor]:
 
 
 class _ZeroGradient(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, tensor, unused):
-        ctx.save_for_backward(unused)
+    def forward(tensor, unused):
         return tensor.view_as(tensor)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[1])
 
     @staticmethod
     def backward(ctx, grad):

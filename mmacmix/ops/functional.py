@@ -1,5 +1,7 @@
 """Neighbourhood attention: checks of the arguments and choice of the backend."""
 
+import operator
+
 import torch
 from torch import Tensor
 
@@ -90,19 +92,18 @@ def resolve_backend(backend: str, like: Tensor, dtype: torch.dtype, head_dim: in
     Raises:
         ValueError: It is not available.
     """
+    # Compilers choose while they record, which takes numbers.
+    case = dtype, operator.index(head_dim), tuple(map(operator.index, window))
     if backend == 'auto':
         is_fake = not is_compiling() and type(like.new_empty(0)) is not Tensor
         if is_exporting() or is_fake:  # the choice computes something
             return 'tiles'
-        backend = choice.choose(like.device, dtype, head_dim, window)
+        backend = choice.choose(like.device, *case)
     if backend == 'triton' and not choice.HAS_TRITON:
         check_torch(choice.TRITON_TORCH, "the backend 'triton'")
     names = available_backends(like.device)
-    if 'triton' in names:
-        from .backends.triton_kernels import supports
-
-        if not supports(head_dim, dtype, *window):
-            names = tuple(name for name in names if name != 'triton')
+    if 'triton' in names and not choice.supports(*case):
+        names = tuple(name for name in names if name != 'triton')
     if backend not in names:
         raise ValueError(
             f"backend must be 'auto' or one of {names} on {like.device} in {dtype} with head_dim {head_dim} and "

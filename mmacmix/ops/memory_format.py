@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .torch_versions import is_compiling
+from .torch_versions import is_compiling, is_transforming
 
 _BLOCK = 1 << 17  # elements: half of a typical second-level cache in float32
 
@@ -17,6 +17,8 @@ def contiguous(x: Tensor, memory_format: torch.memory_format) -> Tensor:
         x: ``(B, C, H, W)``.
         memory_format: ``torch.contiguous_format`` or ``torch.channels_last``.
     """
+    if is_transforming():  # torch.func.vmap knows no memory formats
+        return x
     slow = memory_format == torch.contiguous_format and x.device.type == 'cpu' and not x.is_contiguous()
     if slow and not (is_compiling() or torch.jit.is_tracing()):
         return _Contiguous.apply(x) if torch.is_grad_enabled() and x.requires_grad else _copy_in_blocks(x)

@@ -1,4 +1,4 @@
-"""What older versions of torch lack; each entry names the version that makes it unnecessary."""
+"""What older versions of torch lack; each entry names the version that makes it unnecessary, if there is one."""
 
 from typing import Any
 
@@ -18,13 +18,12 @@ def check_torch(oldest: str, purpose: str) -> None:
         raise LibraryError(f'{purpose} needs torch {oldest} or newer, found {torch.__version__}.')
 
 
-_COMPILER = getattr(torch, 'compiler', None)  # torch 2.1
-#: torch 2.3; torch 2.0 has no equivalent.
-is_compiling = getattr(_COMPILER, 'is_compiling', getattr(torch._utils, 'is_compiling', lambda: False))
+#: torch 2.3.
+is_compiling = getattr(torch.compiler, 'is_compiling', getattr(torch._utils, 'is_compiling', lambda: False))
 #: torch 2.7; before, exporters cannot be told from compilers.
-is_exporting = getattr(_COMPILER, 'is_exporting', is_compiling)
-#: torch 2.1. Exporters trace Python's bytecode only when they are strict.
-is_dynamo_compiling = getattr(_COMPILER, 'is_dynamo_compiling', is_compiling)
+is_exporting = getattr(torch.compiler, 'is_exporting', is_compiling)
+#: torch 2.3. Exporters trace Python's bytecode only when they are strict.
+is_dynamo_compiling = getattr(torch.compiler, 'is_dynamo_compiling', is_compiling)
 
 
 def register_load_state_dict_pre_hook(module: nn.Module, hook: Any) -> None:
@@ -44,9 +43,21 @@ def unfused_attention() -> Any:
     return sdpa_kernel(SDPBackend.MATH)
 
 
-def disabled_recording() -> Any:
-    """A context in which operations run on numbers although an exporter is recording; torch 2.0 has no public one."""
+def autocast_dtype_of_gpus() -> torch.dtype:
+    """``torch.get_autocast_dtype('cuda')``; torch 2.4."""
+    if torch.__version__ < '2.4':
+        return torch.get_autocast_gpu_dtype()
+    return torch.get_autocast_dtype('cuda')
+
+
+def without_modes() -> Any:
+    """A context without the modes of exporters, checkpoints and counters, which see every operation; never public."""
     return torch.utils._python_dispatch._disable_current_modes()
+
+
+def is_transforming() -> bool:
+    """Whether ``torch.func`` is transforming operations; there is no public function."""
+    return not is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def assume_constant_result(function: Any) -> Any:

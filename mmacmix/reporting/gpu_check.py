@@ -16,11 +16,13 @@ from ..errors import first_line
 from ..layers import LESA, ACmix, WindowACmix, XVolution
 from ..ops import available_backends, ceil_div, neighborhood_attention
 from ..ops.backends import choice
+from .measurement import autocast
 
 DTYPES = {'float32': torch.float32, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
 # Of the largest error relative to the largest exact value, as docs/backends.md states for the operator.
 OPERATOR_BOUNDS = {torch.float32: 3e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 LAYER_BOUNDS = {torch.float32: 3e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2}
+AUTOCAST_BOUNDS = {torch.float16: 4e-3, torch.bfloat16: 3e-2}  # weights are rounded, too
 HEAD_DIMS = 16, 64, 128
 KERNEL_SIZE = 7
 
@@ -104,8 +106,10 @@ def numerical_checks(device: torch.device, quick: bool) -> dict[str, Check]:
         checks[f'layer, {layer}, {name}'] = lambda build=build, shape=shape, dtype=dtype: check_layer(
             device, dtype, build, shape
         )
-    for name in ('float32', 'bfloat16'):
-        checks[f'determinism, {name}'] = lambda name=name: check_determinism(device, DTYPES[name])
+    for layer, (build, shape) in LAYERS.items():
+        checks[f'layer, {layer}, autocast to bfloat16'] = lambda build=build, shape=shape: check_layer(
+            device, torch.float32, build, shape, torch.bfloat16
+        )
     return checks
 
 
@@ -206,11 +210,22 @@ def _truths(dtype: torch.dtype, case: _Case) -> tuple[list[Tensor], Tensor, list
 
 
 def check_layer(
-    device: torch.device, dtype: torch.dtype, build: Callable[[], nn.Module], shape: tuple[int, ...]
+    device: torch.device,
+    dtype: torch.dtype,
+    build: Callable[[], nn.Module],
+    shape: tuple[int, ...],
+    autocast_to: torch.dtype | None = None,
 ) -> Finding:
     """Output and gradients of a layer against the same layer in float64 on the CPU.
 
     Batch normalisation uses its running statistics: those of the batch make gradients ill-conditioned.
+
+    Args:
+        device: The device to check.
+        dtype: Of the layer and its input.
+        build: Makes the layer.
+        shape: Of the input.
+        autocast_to: The dtype of autocast, or None. Default: None.
     """
     _check_float16(device, dtype)
     layer, x = build().eval().to(dtype), torch.randn(shape).to(dtype)
@@ -220,8 +235,9 @@ def check_layer(
         weight = torch.randn(truth.shape).to(dtype)
         truth.backward(weight.double())
         layer.to(device)
-        out = layer(x.to(device))
-        out.backward(weight.to(device))
+        with autocast(device, autocast_to or torch.float32):
+            out = layer(x.to(device))
+        out.backward(weight.to(device, out.dtype))
     # Some exact gradients are zero, because a softmax cancels them: all errors are relative to the largest gradient.
     gradients = dict(exact.named_parameters())
     largest = max(each.grad.abs().max().item() for each in gradients.values())
@@ -229,7 +245,7 @@ def check_layer(
         f'gradient of {name}': relative_error(parameter.grad, gradients[name].grad, largest)
         for name, parameter in layer.named_parameters()
     }
-    bound = LAYER_BOUNDS[dtype]
+    bound = AUTOCAST_BOUNDS[autocast_to] if autocast_to else LAYER_BOUNDS[dtype]
     for name, error in errors.items():
         if not error <= bound:  # also if it is NaN
             raise Failed(f'the {name} has an error of {error:.1e}, above {bound:.0e}', errors)
@@ -237,26 +253,8 @@ def check_layer(
     return Finding(f'errors: output {errors["output"]:.1e}, gradients {of_gradients:.1e}; bound {bound:.0e}', errors)
 
 
-def check_determinism(device: torch.device, dtype: torch.dtype) -> Finding:
-    """Whether two backward passes of an ACmix layer give bit-identical gradients."""
-    layer = ACmix(64, 64).to(device, dtype)
-    x = torch.randn(2, 64, 50, 84).to(device, dtype).requires_grad_()
-    weight = torch.randn(2, 64, 50, 84).to(device, dtype)
-    leaves = dict(layer.named_parameters()) | dict(input=x)
-    with precise_float32():
-        first, second = (torch.autograd.grad(layer(x), list(leaves.values()), weight) for _ in range(2))
-    differing = [name for name, *pair in zip(leaves, first, second, strict=True) if not torch.equal(*pair)]
-    if differing:
-        raise Failed(f'two backward passes give different gradients of {", ".join(differing)}')
-    return Finding(f'{len(leaves)} gradients of an ACmix layer are bit-identical in two passes')
-
-
 def _supports(backend: str, head_dim: int, dtype: torch.dtype, window: tuple[int, int, int]) -> bool:
-    if backend != 'triton':
-        return True
-    from ..ops.backends.triton_kernels import supports
-
-    return supports(head_dim, dtype, *window)
+    return backend != 'triton' or choice.supports(dtype, head_dim, window)
 
 
 def _check_float16(device: torch.device, dtype: torch.dtype) -> None:

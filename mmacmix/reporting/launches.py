@@ -18,7 +18,8 @@ Work on CPU tensors is not counted; copying one to the GPU is a launch.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, NamedTuple
 from unittest import mock
@@ -91,7 +92,7 @@ def count_launches(
         module = deepcopy(module).to('meta')
     # Checkpoints compare devices, and would see the true and the pretended one.
     checks = torch.utils.checkpoint._allowed_determinism_checks_to_fns
-    with MetaAsCuda(), mock.patch.dict(checks, default=lambda tensor: tensor.shape):
+    with pretended_gpu(), mock.patch.dict(checks, default=lambda tensor: tensor.shape):
         for _ in range(2):
             counter = Counter()
             leaves = [*inputs, *(module.parameters() if isinstance(module, nn.Module) else ())]
@@ -129,6 +130,14 @@ def group_operations(operations: Iterable[Operation]) -> list[Operation]:
 
 
 # -- the device ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def pretended_gpu() -> Iterator[None]:
+    """``MetaAsCuda``, in which the machine's own GPUs, if it has any, do not matter."""
+    no_gpus = mock.patch.multiple(torch.cuda, is_available=lambda: False, is_initialized=lambda: False)
+    with no_gpus, MetaAsCuda():
+        yield
 
 
 class MetaAsCuda(TorchFunctionMode):

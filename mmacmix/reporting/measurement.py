@@ -5,6 +5,8 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..layers import ACmix
 from .charts import saved_axes
 from .tables import markdown_table
 
@@ -31,6 +34,21 @@ class Measured(NamedTuple):
     seconds: list[float]  # per repeat
     peak_memory: int | None  # peak in bytes above the memory in use before; None if the system does not report it
     kept_memory: int | None  # bytes saved for backward; None without a backward pass
+
+
+def with_backends(network: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
+    """A copy of a network for each backend of its ACmix layers."""
+    networks = {name: deepcopy(network) for name in names}
+    for name, copy in networks.items():
+        for module in copy.modules():
+            if isinstance(module, ACmix):
+                module.backend = name
+    return networks
+
+
+def autocast(device: str | torch.device, dtype: torch.dtype) -> AbstractContextManager:
+    """Autocast to a dtype narrower than float32."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast(torch.device(device).type, dtype)
 
 
 def measure(alternatives: dict[str, Work], repeats: int, device: str | torch.device = 'cpu') -> dict[str, Measured]:

@@ -8,9 +8,9 @@ from torch import nn
 from mmacmix.checkpoints import convert
 from mmacmix.checkpoints.acmix import OPERATOR
 from mmacmix.layers import ACmix
-from mmacmix.ops import available_backends
+from mmacmix.ops import available_backends, functional
 from tests import golden
-from tests.conftest import HALF
+from tests.conftest import DEVICE, HALF, needs_torch
 from tests.layers.definitions import kept_for_backward, set_rates
 
 BACKENDS = available_backends('cpu')
@@ -64,9 +64,13 @@ def test_autocast_gives_its_dtype():
     assert (out.float() - layer(x)).abs().max() < 0.05
 
 
-def test_position_bias_stays_in_the_graph():
-    layer = ACmix(4, 4)
-    layer(torch.rand(1, 4, 8, 8)).sum().backward()
+@pytest.mark.parametrize('backend', ['tiles', pytest.param('triton', marks=needs_torch('2.4', 'the Triton backend'))])
+@pytest.mark.parametrize('paths', [{}, dict(rates=(1, 0), learn_rates=False)])
+def test_every_parameter_stays_in_the_graph(backend, paths, monkeypatch):
+    """Distributed training does not allow parameters without a gradient."""
+    monkeypatch.setattr(functional, 'available_backends', lambda device: ('triton', 'tiles', 'reference'))
+    layer = ACmix(4, 8, num_heads=2, attention_kernel_size=3, backend=backend, **paths).to(DEVICE)
+    layer(torch.rand(1, 4, 5, 6, device=DEVICE)).sum().backward()
     assert all(parameter.grad is not None for parameter in layer.parameters())
 
 

@@ -1,8 +1,13 @@
-"""Constants are computed once a size, for few sizes at a time, and apart while something is being recorded."""
+"""Constants are computed once per size, for few sizes at a time, and not cached while something is being recorded."""
 
+import warnings
+from types import SimpleNamespace
+
+import pytest
 import torch
 
 from mmacmix.ops.constants import _MOST_SIZES, constant
+from tests.conftest import needs_torch
 
 
 @constant
@@ -31,10 +36,54 @@ def test_a_constant_from_inference_serves_training():
     assert not made.is_inference()
 
 
-def test_cuda_graphs_have_constants_of_their_own(monkeypatch):
+@pytest.fixture
+def cuda(monkeypatch):
+    """A tensor that claims to be on a GPU, where a test sets the stream and whether a graph is captured."""
+    cuda = SimpleNamespace(device=torch.device('cuda', 0), new_empty=torch.empty, stream=0, capturing=False)
+    monkeypatch.setattr(torch.cuda, 'is_initialized', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: cuda.capturing)
+    monkeypatch.setattr(torch.cuda, 'current_stream', lambda device: cuda.stream)
+    return cuda
+
+
+@constant
+def ramp_on_cpu(device, length):
+    return torch.arange(length)
+
+
+def test_cuda_graphs_have_constants_of_their_own(cuda):
     # A cached tensor may be freed before a graph runs again, and one made during a capture has no values until then.
-    before = ramp(torch.rand(1), 6)
-    monkeypatch.setattr('mmacmix.ops.constants._is_capturing', lambda device: True)
-    assert ramp(torch.rand(1), 6) is not before
-    monkeypatch.undo()
-    assert ramp(torch.rand(1), 6) is before
+    before = ramp_on_cpu(cuda, 6)
+    cuda.capturing = True
+    assert ramp_on_cpu(cuda, 6) is not before
+    cuda.capturing = False
+    assert ramp_on_cpu(cuda, 6) is before
+
+
+def test_cuda_streams_have_constants_of_their_own(cuda):
+    before = ramp_on_cpu(cuda, 6)
+    cuda.stream = 1
+    assert ramp_on_cpu(cuda, 6) is not before
+    cuda.stream = 0
+    assert ramp_on_cpu(cuda, 6) is before
+
+
+@needs_torch('2.4', 'compiling without graph breaks')
+@pytest.mark.parametrize('record', [
+    lambda module, x: torch.compile(module, backend='eager', fullgraph=True)(x),
+    lambda module, x: torch.compile(module, backend='aot_eager', fullgraph=True)(x),
+    lambda module, x: torch.jit.trace(module, x, check_trace=False),
+    lambda module, x: torch.export.export(module, (x,)),
+])  # yapf: disable
+def test_constants_that_were_recorded_do_not_serve_later(record):
+    class Ramp(torch.nn.Module):
+        def forward(self, x):
+            return x + ramp(x, 9)
+
+    ramp.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)  # compilers warn of caches
+        record(Ramp(), torch.zeros(9))
+    made = ramp(torch.zeros(9), 9)
+    assert type(made) is torch.Tensor and made.tolist() == list(range(9))
+    assert torch.equal(Ramp()(torch.zeros(9)), torch.arange(9.0))

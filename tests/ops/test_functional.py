@@ -1,13 +1,15 @@
 """Neighbourhood attention equals its definition in every backend that runs on a CPU; bad arguments are refused."""
 
+import functools
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from mmacmix.ops import available_backends, neighborhood_attention
+from mmacmix.ops import available_backends, functional, neighborhood_attention
 from mmacmix.ops.backends import reference
+from tests.conftest import DEVICE, needs_torch
 from tests.ops.maps import output_and_gradients, random_maps
 
 on_every_backend = pytest.mark.parametrize('backend', available_backends('cpu'))
@@ -49,6 +51,19 @@ def test_equals_the_definition(backend, height, width, kernel_size, stride, dila
 def test_gradients_equal_finite_differences(backend, stride, dilation):
     maps = [each.requires_grad_() for each in random_maps((1, 1, 2, 3, 9), stride)[:3]]
     assert torch.autograd.gradcheck(lambda *m: neighborhood_attention(*m, 3, stride, dilation, backend), maps)
+
+
+@pytest.mark.parametrize('backend', ['tiles', pytest.param('triton', marks=needs_torch('2.4', 'the Triton backend'))])
+@pytest.mark.parametrize('differentiate', [
+    lambda loss, maps: torch.autograd.grad(loss, maps), lambda loss, maps: loss.backward()
+])  # yapf: disable
+def test_second_derivatives_are_refused_in_one_sentence(backend, differentiate, monkeypatch):
+    monkeypatch.setattr(functional, 'available_backends', lambda device: ('triton', 'tiles', 'reference'))
+    maps = [each.requires_grad_() for each in random_maps((1, 1, 4, 5, 5), dtype=torch.float32, device=DEVICE)[:3]]
+    out = neighborhood_attention(*maps, 3, backend=backend)
+    gradients = torch.autograd.grad(out.square().sum(), maps, create_graph=True)
+    with pytest.raises(NotImplementedError, match="second derivatives .* need backend='reference'"):
+        differentiate(sum(each.square().sum() for each in gradients), maps)
 
 
 @on_every_backend
@@ -121,6 +136,17 @@ def test_output_of_an_empty_batch_stays_in_the_graph():
     assert out.shape == (0, 2, 4, 5, 5)
     out.sum().backward()
     assert all(each.grad is not None for each in maps)
+
+
+@needs_torch('2.13', 'compiling for all sizes')
+@pytest.mark.parametrize('backend', ['auto', *available_backends('cpu')])
+def test_compiles_for_sizes_that_are_symbols(backend):
+    torch._dynamo.reset()
+    attend = functools.partial(neighborhood_attention, kernel_size=3, backend=backend)
+    compiled = torch.compile(attend, backend='eager', dynamic=True, fullgraph=True)
+    for channels, height in ((4, 11), (5, 11), (5, 12)):
+        maps = random_maps((1, 2, channels, height, 13))[:3]
+        torch.testing.assert_close(compiled(*maps), attend(*maps))
 
 
 def test_unknown_device_is_refused():

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmacmix.layers import ACmix
-from mmacmix.ops import available_backends
+from mmacmix.ops import available_backends, neighborhood_attention
 from mmacmix.reporting import launches
 from mmacmix.reporting.launches import Operation, count_launches, group_operations, summarize
 from tests.conftest import needs_torch
@@ -253,7 +253,7 @@ def test_the_table_of_operators_equals_what_they_launch(dtype, stride, recorder)
     from torch._library.custom_ops import OPDEFS
 
     layer = ACmix(32, 32, stride=stride, backend='triton').to('meta', dtype)
-    with launches.MetaAsCuda(), Calls() as mode:
+    with launches.pretended_gpu(), Calls() as mode:
         out = layer(zeros(2, 32, 20, 12, dtype=dtype))
         out.backward(torch.empty_like(out))
     registered = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith('mmacmix::')}
@@ -275,3 +275,29 @@ def test_the_package_reports_its_own_operators():
     pytest.importorskip('triton')
     names = [each.name for each in count_launches(ACmix(8, 8, backend='triton'), zeros(1, 8, 9, 9), backward=True)]
     assert names.count('neighborhood_attention') == names.count('neighborhood_attention_backward') == 1
+
+
+@pytest.mark.parametrize('images, size', [(1, 2048), (3, 1200)])
+def test_tiles_come_in_as_few_parts_as_the_kernels_take(images, size):
+    """PyTorch's attention for CUDA takes 65,535 tiles of all images at most, and pads a mask that is not aligned."""
+    operations = count_launches(lambda *maps: neighborhood_attention(*maps, 3), [zeros(images, 1, 1, size, size)] * 3)
+    parts = [each for each in operations if 'efficient_attention' in each.name]
+    tiles = [each.shapes[0][0] for each in parts]
+    assert sum(tiles) == images * (size // 8) ** 2
+    assert len(parts) == 2 and max(tiles) <= 65_535
+    assert not [each for each in operations if each.name == 'constant_pad_nd']
+
+
+def test_the_gpu_of_the_machine_does_not_matter(monkeypatch):
+    pytest.importorskip('triton')
+    layer, images = ACmix(8, 8, backend='triton'), zeros(1, 8, 9, 9)
+    expected = count_launches(layer, images, backward=True)
+
+    def invalid_device(device=None):
+        raise AssertionError('Invalid device id')
+
+    for name in ('is_available', 'is_initialized'):
+        monkeypatch.setattr(torch.cuda, name, lambda: True)
+    for name in ('get_device_properties', 'current_stream'):
+        monkeypatch.setattr(torch.cuda, name, invalid_device)
+    assert count_launches(layer, images, backward=True) == expected

@@ -238,7 +238,11 @@ def clamped_attention(query, key, value, kernel_size):
 
 
 def test_acmix_with_natten_gives_the_same_output(monkeypatch):
-    monkeypatch.setitem(sys.modules, 'natten', SimpleNamespace(na2d=clamped_attention))
+    calls = []
+    monkeypatch.setitem(
+        sys.modules, 'natten', SimpleNamespace(na2d=lambda *maps: calls.append(maps) or clamped_attention(*maps))
+    )
     layer, x = ACmix(8, 8, backend='reference').double(), torch.rand(2, 8, 9, 6, dtype=torch.float64)
     with torch.no_grad():
         torch.testing.assert_close(load('benchmark.py').WithNatten.of(layer)(x), layer(x), rtol=0, atol=1e-12)
+    assert len(calls) == 1  # not by the other layer

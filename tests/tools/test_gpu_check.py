@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from mmacmix.errors import UserError
+from mmacmix.layers import ACmix
 from mmacmix.ops.backends import choice
-from mmacmix.reporting import gpu_check
+from mmacmix.reporting import gpu_behaviour, gpu_check
 from mmacmix.reporting.gpu_check import Failed, Finding, Skipped, run_checks
 from tests.tooling import load
 
@@ -135,9 +136,40 @@ def test_gradients_that_differ_between_passes_are_noticed(monkeypatch):
         def forward(self, x):
             return super().forward(x) * torch.rand(1)
 
-    monkeypatch.setattr(gpu_check, 'ACmix', Random)
+    monkeypatch.setattr(gpu_behaviour, 'ACmix', Random)
     with pytest.raises(Failed, match='different gradients of weight, bias, input'):
-        gpu_check.check_determinism(CPU, torch.float32)
+        gpu_behaviour.check_determinism(CPU, torch.float32)
+    attend = gpu_behaviour.neighborhood_attention
+    monkeypatch.setattr(
+        gpu_behaviour, 'neighborhood_attention', lambda *maps, **options: attend(*maps, **options) * torch.rand(1)
+    )
+    with pytest.raises(Failed, match='different gradients of query, key, value'):
+        gpu_behaviour.check_determinism_of_tiles(CPU, torch.float32)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_checkpoints_that_change_gradients_are_noticed(monkeypatch):
+    gpu_behaviour.check_checkpoint(CPU)
+    monkeypatch.setattr(gpu_behaviour, 'checkpoint', lambda layer, x, use_reentrant: 1.001 * layer(x))
+    with pytest.raises(Failed, match='gradients with and without a checkpoint differ by'):
+        gpu_behaviour.check_checkpoint(CPU)
+
+
+def test_parameters_that_an_empty_batch_leaves_out_are_noticed(monkeypatch):
+    gpu_behaviour.check_empty_batch(CPU)
+
+    class Partial(ACmix):
+        def forward(self, x):
+            return super().forward(x).detach() + self.query.bias.sum()
+
+    monkeypatch.setattr(gpu_behaviour, 'ACmix', Partial)
+    with pytest.raises(Failed, match=r'parameters without a gradient: \[.*key.bias'):
+        gpu_behaviour.check_empty_batch(CPU)
+
+
+def test_a_layer_is_checked_under_autocast():
+    detail, errors = gpu_check.check_layer(CPU, torch.float32, *gpu_check.LAYERS['ACmix'], torch.bfloat16)
+    assert detail.endswith('bound 3e-02') and 1e-3 < errors['output'] < 3e-2  # rounded
 
 
 def test_speed_is_measured_for_what_runs():

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..constants import constant
 from ..coordinates import coordinate_map
 from ..exporting import is_exporting
-from .tiles import Size, Window, indices_of, mask_of
+from .tiles import Size, Window, autocast_disabled, indices_of, mask_of
 
 
 def neighborhood_attention(
@@ -55,7 +55,8 @@ def attend_to_maps(maps: list[Tensor], num_heads: int, window: Window, position:
         weights = torch.softmax(query * channels**-0.5 @ key.transpose(2, 3) + mask, 3)
         out = weights @ value
     else:
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        with autocast_disabled(query.device):
+            out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     out = out.view(batch, num_heads, tiling.tiles * mask.shape[0], channels).index_select(2, tiling.places)
     out = out.transpose(2, 3).reshape(batch, num_heads * channels, *size)
     return out if out.dtype == maps[0].dtype else out.to(maps[0].dtype)

@@ -21,12 +21,12 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..attention import MOST_HEADS
 from ..borders import reflect, residues_and_step
 from ..constants import constant
 from ..sizes import ceil_div
+from .derivatives import refuse_second_derivatives
 
 _CHUNK = 1 << 18  # elements of the tiles' keys at a time per thread of a CPU: few enough for the cache
 
@@ -48,16 +48,20 @@ class _TiledAttention(torch.autograd.Function):
         ctx.window = window
         tiling = _tiling(query, key, window)
         maps = [_pixels(each) for each in (query, key, value)]
-        with _autocast_disabled(query.device):
+        with autocast_disabled(query.device):
             outputs = [_attend(*tiles, query.shape[1], tiling.mask) for _, tiles in _chunks(maps, query, tiling)]
         return _untiled(outputs, query, tiling)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
-        query, key, value = ctx.saved_tensors
-        tiling = _tiling(query, key, ctx.window)
-        rows, columns, is_query = _overlaps(query, *_sizes(query, key), ctx.window)
+        return *_Gradients.apply(grad, *ctx.saved_tensors, ctx.window), None
+
+
+class _Gradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, grad, query, key, value, window):
+        tiling = _tiling(query, key, window)
+        rows, columns, is_query = _overlaps(query, *_sizes(query, key), window)
         maps = [_pixels(each) for each in (query, key, value, grad)]
         channels, precise = maps[0].shape[2], torch.promote_types(query.dtype, torch.float32)
         padded = grad.new_zeros(2, len(query), rows.padded_length, columns.padded_length, channels, dtype=precise)
@@ -65,14 +69,18 @@ class _TiledAttention(torch.autograd.Function):
         for part, (*tiles, grads) in _chunks(maps, query, tiling):
             if is_query is not None:
                 grads.view(len(query), -1, channels).mul_(is_query[part].flatten()[:, None])
-            with torch.enable_grad(), _autocast_disabled(query.device):
+            with torch.enable_grad(), autocast_disabled(query.device):
                 tiles = [each.requires_grad_() for each in tiles]
                 output = _attend(*tiles, query.shape[1], tiling.mask)
                 grad_query, *grad_keys_values = torch.autograd.grad(output, tiles, grads)
             grad_queries.append(grad_query)
             for total, overlapping in zip(padded, grad_keys_values, strict=True):
                 _add_tiles(total, overlapping, part, rows, columns)
-        return _untiled(grad_queries, query, tiling), *_unpadded(padded, key, rows, columns), None
+        return _untiled(grad_queries, query, tiling), *_unpadded(padded, key, rows, columns)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        refuse_second_derivatives()
 
 
 # -- tiles -----------------------------------------------------------------------------------------
@@ -230,7 +238,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
-def _autocast_disabled(device: torch.device) -> AbstractContextManager:
+def autocast_disabled(device: torch.device) -> AbstractContextManager:
     """Otherwise ``scaled_dot_product_attention`` would round float32 maps."""
     return torch.autocast(device.type, enabled=False) if device.type in ('cpu', 'cuda') else nullcontext()
 
@@ -292,7 +300,7 @@ def _overlaps(
 ) -> tuple[_Overlap, _Overlap, Tensor | None]:
     """Of rows and columns; and ``(tiles, Q)``, whether a query lies in the map, or None if all do."""
     overlaps = (_overlap(*sizes, window, device) for sizes in zip(query_size, key_size, _tile(device), strict=True))
-    queries, _, places = indices_of.__wrapped__(device, query_size, key_size, window)
+    queries, _, places = indices_of(torch.empty(0, device=device), query_size, key_size, window)
     is_query = None
     if places.numel() < queries.numel():
         is_query = torch.zeros(queries.numel(), dtype=torch.bool, device=device)

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from ..borders import residues_and_step
 from ..sizes import ceil_div
+from .derivatives import refuse_second_derivatives
 
 _MASKED = tl.constexpr(-1e30)  # finite, because the difference of two infinities is NaN
 _LOG2E = math.log2(math.e)
@@ -302,7 +303,7 @@ def _grad_query_kernel(
         position_x, position_y = _load_position(position, d, HEAD_DIM)
         slope_x, slope_y = _slopes(q, position_x, position_y, scale)
         tl.store(planes + plane_size + pixel, slope_x, mask=inside)
-        tl.store(planes + 2 * plane_size + pixel, slope_y, mask=inside)
+        tl.store(planes + plane_size + plane_size + pixel, slope_y, mask=inside)  # 2 * plane_size may exceed 32 bits
         coordinate_x = columns.to(tl.float32) * unit_x - 1
         factor = tl.load(rate).to(tl.float32)
         # The score gradients of a query add up to zero, so the gradients of the slopes do not depend on the origin.
@@ -450,7 +451,7 @@ def _grad_key_value_kernel(
                         grad_weight = tl.dot(v, tl.trans(g), input_precision=PRECISION)
                         if TERMS:
                             slope_x = tl.load(planes + plane_size + pixel, mask=inside, other=0.0)
-                            slope_y = tl.load(planes + 2 * plane_size + pixel, mask=inside, other=0.0)
+                            slope_y = tl.load(planes + plane_size + plane_size + pixel, mask=inside, other=0.0)
                             score -= coordinate_x[:, None] * slope_x[None, :] + coordinate_y[:, None] * slope_y[None, :]
                             grad_weight *= factor
                         seen = in_rows[:, None] & in_columns
@@ -505,7 +506,7 @@ _SCALAR = {
 }
 
 
-def _precision() -> str:
+def float32_precision() -> str:
     """How products of float32 are computed, as PyTorch's setting for matrix products says."""
     matmul = torch.backends.cuda.matmul
     # Since torch 2.9, reading allow_tf32 raises RuntimeError where the newer setting is in use.
@@ -528,7 +529,7 @@ def _tiling(
         step: Keys from one query to the next along a row.
         precision: Of products in float32. Default: None, as set now.
     """
-    scalar = dtype == torch.float32 and (precision or _precision()) == 'ieee'
+    scalar = dtype == torch.float32 and (precision or float32_precision()) == 'ieee'
     pixels, num_warps, num_stages = (_SCALAR if scalar else _TENSOR_CORES)[_padded(head_dim)][of_keys]
     columns = 8
     if of_keys:
@@ -579,7 +580,7 @@ def _launch(kernel, maps, others, query, key, tiling, tiled, residues, constants
             *maps, *others, *(step for each in maps for step in each.stride()),
             heads, *key.shape[3:], *query.shape[3:], tiles, tiles_x, head_dim**-0.5 * _LOG2E, *units,
             *([] if plane_size is None else [plane_size]),
-            head_dim, _padded(head_dim), _precision(), others[-1] is not None, tiling.rows, tiling.columns,
+            head_dim, _padded(head_dim), float32_precision(), others[-1] is not None, tiling.rows, tiling.columns,
             tiling.other_columns, *constants, num_warps=tiling.num_warps, num_stages=tiling.num_stages,
         )  # fmt: skip
 
@@ -692,6 +693,9 @@ def _attend_backward(
 def _empty_grads(grad, maps, output, lse, kernel_size, stride, dilation, query_bias, position, rate):
     terms = (term for term in (query_bias, position, rate) if term is not None)
     return [*(torch.empty_like(each) for each in maps), *(term.new_empty(term.shape) for term in terms)]
+
+
+_attend_backward.register_autograd(refuse_second_derivatives)
 
 
 def _save(ctx, inputs, output):

@@ -35,8 +35,9 @@ def _sum_kernel(
     HAS_RATE: tl.constexpr, CHANNELS: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr, DILATION: tl.constexpr,
     PIXELS_OF_TILE: tl.constexpr, CHANNELS_OF_TILE: tl.constexpr,
 ):  # fmt: skip
+    # 64 bits, because a map may have more than 2^31 elements.
     pixel = tl.program_id(0).to(tl.int64) * PIXELS_OF_TILE + tl.arange(0, PIXELS_OF_TILE)
-    c = tl.program_id(1) * CHANNELS_OF_TILE + tl.arange(0, CHANNELS_OF_TILE)
+    c = tl.program_id(1).to(tl.int64) * CHANNELS_OF_TILE + tl.arange(0, CHANNELS_OF_TILE)
     x, y, b = pixel % out_width, pixel // out_width % out_height, pixel // out_width // out_height
     in_channels = c < CHANNELS
     mask = (pixel < pixels)[:, None] & in_channels[None, :]
@@ -112,7 +113,8 @@ def _inside(
     device: torch.device, height: int, width: int, side: int, stride: int, dilation: int, dtype: torch.dtype
 ) -> Tensor:
     """``(outputs, k^2)``: 1 where an output's tap lies inside the map, else 0."""
-    rows, columns = (taps_inside.__wrapped__(device, each, side, stride, dilation, dtype) for each in (height, width))
+    like = torch.empty(0, device=device)
+    rows, columns = (taps_inside(like, each, side, stride, dilation, dtype) for each in (height, width))
     return (rows[:, None, :, None] * columns[:, None]).flatten(2).flatten(0, 1)
 
 

@@ -5,7 +5,9 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from mmacmix.ops import neighborhood_attention
 from mmacmix.ops.backends import recorded_tiles, reference, tiles
+from tests.conftest import HALF, needs_torch
 from tests.ops.maps import output_and_gradients, random_maps
 
 
@@ -65,14 +67,48 @@ def test_backward_keeps_no_copies_of_windows():
     assert sum(kept) <= 3 * maps[0].numel()  # query, key and value
 
 
-@pytest.mark.parametrize('shape, window', [((2, 2, 3, 21, 18), (7, 1, 1)), ((1, 2, 3, 3, 2), (9, 1, 2))])
-def test_no_pixel_is_added_to_twice_at_once(shape, window):
-    """Otherwise the order of atomic additions on a GPU, and with it the sum, would be random."""
-    maps = random_maps(shape)
-    for overlap in tiles._overlaps(maps[0], *(tuple(each.shape[3:]) for each in maps[:2]), window)[:2]:
-        assert overlap.borders
+OVERLAPPING = [
+    ((4, 8), (21, 18), (7, 1, 1)), ((4, 8), (3, 2), (9, 1, 2)), ((8, 8), (19, 40), (9, 1, 1)),
+    ((3, 2), (20, 17), (9, 2, 1)), ((4, 8), (33, 29), (5, 2, 3)), ((8, 8), (4, 4), (3, 1, 1)),
+    ((3, 2), (3, 9), (3, 1, 1)),
+]  # yapf: disable
+
+
+@pytest.mark.parametrize('tile, size, window', OVERLAPPING)
+def test_no_pixel_is_added_to_twice_at_once(tile, size, window, tile_size):
+    """Otherwise the order of additions on a GPU, and with it the sum, would be random."""
+    tile_size(tile)
+    query, key, *_ = random_maps((1, 1, 1, *size), window[1])
+    sizes = tuple(query.shape[3:]), size
+    rows, columns, _ = tiles._overlaps(query, *sizes, window)
+    number = tiles._tiling(query, key, window).queries.shape
+    for overlap, residues, count in ((rows, *number[:2]), (columns, *number[2:4])):
+        for phase in range(min(overlap.phases, count)):
+            axes = torch.arange(residues), torch.arange(phase, count, overlap.phases), torch.arange(overlap.keys)
+            steps = (
+                axis * step for axis, step in zip(torch.meshgrid(*axes, indexing='ij'), overlap.strides, strict=True)
+            )
+            written = sum(steps).flatten()
+            assert len(written.unique()) == len(written) and written.max() < overlap.padded_length
         for _, source in overlap.borders:
             assert len(source.unique()) == len(source)
+
+
+@pytest.mark.parametrize('tile, size, window', OVERLAPPING)
+def test_overlapping_tiles_equal_the_reference_with_gradients(tile, size, window, tile_size):
+    tile_size(tile)
+    check_against_reference(random_maps((1, 2, 3, *size), window[1]), *window)
+
+
+@pytest.mark.parametrize('dtype', HALF)
+def test_half_precision_is_accumulated_in_float32(dtype):
+    """The result is the exact one, rounded once."""
+    maps = random_maps((1, 1, 4, 24, 40), dtype=dtype)
+    actual = output_and_gradients(tiles.neighborhood_attention, maps, 9, 1, 1)
+    expected = output_and_gradients(tiles.neighborhood_attention, maps, 9, 1, 1, dtype=torch.float32)
+    for result, truth in zip(actual, expected, strict=True):
+        torch.testing.assert_close(result, truth.to(dtype), rtol=1.1 * torch.finfo(dtype).eps, atol=1e-6)
+        assert (result == truth.to(dtype)).double().mean() > 0.98
 
 
 def test_autocast_does_not_round_float32_maps():
@@ -82,6 +118,17 @@ def test_autocast_does_not_round_float32_maps():
         actual = output_and_gradients(tiles.neighborhood_attention, maps, 7, 1, 1)
     for result, truth in zip(actual, expected, strict=True):
         assert torch.equal(result, truth)
+
+
+@needs_torch('2.4', 'compiling without graph breaks')
+def test_autocast_does_not_round_float32_maps_in_compiled_code():
+    maps = random_maps((1, 2, 4, 11, 13), dtype=torch.float32)
+    expected = output_and_gradients(recorded_tiles.neighborhood_attention, maps, 7, 1, 1)
+    attend = torch.compile(neighborhood_attention, backend='eager', fullgraph=True)
+    with torch.autocast('cpu', torch.bfloat16):
+        actual = output_and_gradients(attend, maps, 7, 1, 1, 'tiles')
+    for result, truth in zip(actual, expected, strict=True):
+        torch.testing.assert_close(result, truth, rtol=1e-6, atol=1e-6)
 
 
 def test_training_follows_inference_mode():

@@ -7,14 +7,12 @@ import torch
 
 from mmacmix.ops import available_backends, coordinate_map, neighborhood_attention
 from mmacmix.ops.backends import reference
-from tests.conftest import needs_torch
+from tests.conftest import DEVICE, needs_torch
 from tests.ops.maps import random_maps
 
 pytestmark = needs_torch('2.4', 'the Triton backend')
 if torch.__version__ >= '2.4':
     from mmacmix.ops.backends import triton_kernels
-
-DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 
 
 def attend_with_terms(query, key, value, *window_and_terms):
@@ -166,7 +164,9 @@ def test_shapes_and_strides_are_known_to_compilers():
     assert all(map(is_dense_channels_last, (out, *gradients[:3])))
 
 
-@pytest.mark.parametrize('dtype', [torch.float16] + [torch.bfloat16] * (DEVICE == 'cuda'))  # not in the interpreter
+@pytest.mark.parametrize(
+    'dtype', [torch.float16] + [torch.bfloat16] * (DEVICE.type == 'cuda')
+)  # not in the interpreter
 @pytest.mark.parametrize('has_terms', [False, True])
 def test_narrow_types_accumulate_in_float32(dtype, has_terms):
     maps = random_maps((1, 1, 8, 4, 9), dtype=dtype, device=DEVICE)
@@ -193,7 +193,7 @@ def test_operator_is_registered_correctly(has_terms):
 
 
 def test_is_available_on_gpus_except_in_float64():
-    assert available_backends('cuda') == ('tiles', 'triton', 'reference')
+    assert set(available_backends('cuda')) == {'tiles', 'triton', 'reference'}
     assert available_backends('cpu') == ('tiles', 'reference')
     maps = random_maps((1, 1, 4, 3, 3), device=DEVICE)[:3]
     with pytest.raises(
@@ -246,4 +246,4 @@ def precision_settings():
 )
 def test_precision_follows_either_setting_of_torch(name, value, expected, precision_settings):
     set_precision(name, value)
-    assert triton_kernels._precision() == expected
+    assert triton_kernels.float32_precision() == expected
