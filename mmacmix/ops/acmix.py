@@ -142,8 +142,9 @@ def _projected(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | N
     """Query, key and value, ``(B, n * C, H, W)``: together, the query apart, or three tensors."""
     channels = sum(map(len, weights)) // 3
     if len(weights) == 1 and stride > 1:  # fewer queries than keys
-        weights = weights[0].split((channels, 2 * channels))
-        biases = [None, None] if biases[0] is None else biases[0].split((channels, 2 * channels))
+        # Slices, because exporters do not compute splits of weights in advance.
+        weights = weights[0][:channels], weights[0][channels:]
+        biases = (None, None) if biases[0] is None else (biases[0][:channels], biases[0][channels:])
     strides = stride, 1, 1
     return [
         F.conv2d(x, weight[..., None, None], *rest) for weight, *rest in zip(weights, biases, strides, strict=False)

@@ -14,7 +14,9 @@ from torch import Tensor
 from ..constants import constant
 from ..coordinates import coordinate_map
 from ..exporting import is_exporting
-from .tiles import Size, Window, autocast_disabled, indices_of, mask_of
+from .tiles import Size, Window, autocast_disabled, indices_of, mask_of, tile_of
+
+_TILE = 4, 4  # rows and columns of a tile's queries for exporters: runtimes are fast with small matrices
 
 
 def neighborhood_attention(
@@ -45,8 +47,9 @@ def attend_to_maps(maps: list[Tensor], num_heads: int, window: Window, position:
         key = key - coordinate_map(maps[-1])[0].flatten(1).t() @ position.t()
     # Exporters specialise on the size 1, so symbolic sizes get one tile more than necessary on each axis.
     spare = 0 if all(isinstance(side, int) for side in size) else 1
-    tiling = _flat_tiling(maps[0], tuple(size), tuple(maps[-1].shape[2:]), window, spare)
-    mask = mask_of(maps[0], window)
+    tile = _TILE if is_exporting() else tile_of(maps[0].device)
+    tiling = _flat_tiling(maps[0], tuple(size), tuple(maps[-1].shape[2:]), window, tile, spare)
+    mask = mask_of(maps[0], window, tile)
     query, key, value = (
         _gathered(rows, index, tiling.tiles, mask.dtype)
         for rows, index in ((query, tiling.queries), (key, tiling.keys), (value, tiling.keys))
@@ -66,7 +69,7 @@ def _rows(maps: Tensor, num_heads: int, channels: int) -> tuple[Tensor, ...]:
     """``(B, n * heads * d, H, W)`` -> n tensors with a row for each pixel, ``(B, heads, H * W, d)``."""
     batch, _, height, width = maps.shape
     rows = maps.reshape(batch, -1, channels, height * width).transpose(2, 3)
-    return rows.split(num_heads, 1)
+    return rows.split(num_heads, 1) if rows.shape[1] > num_heads else (rows,)
 
 
 def _gathered(rows: Tensor, index: Tensor, tiles: int, dtype: torch.dtype) -> Tensor:
@@ -86,6 +89,8 @@ class _FlatTiling(NamedTuple):
 
 
 @constant
-def _flat_tiling(device: torch.device, query_size: Size, key_size: Size, window: Window, spare: int) -> _FlatTiling:
-    queries, keys, places = indices_of(torch.empty(0, device=device), query_size, key_size, window, spare)
+def _flat_tiling(
+    device: torch.device, query_size: Size, key_size: Size, window: Window, tile: Size, spare: int
+) -> _FlatTiling:
+    queries, keys, places = indices_of(torch.empty(0, device=device), query_size, key_size, window, tile, spare)
     return _FlatTiling(queries.flatten(), keys.flatten(), places, math.prod(queries.shape[:4]))

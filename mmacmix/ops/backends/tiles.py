@@ -124,19 +124,19 @@ def _first_tiles(device: torch.device, tile: int, window: Window) -> tuple[Tenso
     return residue + query * residues, residue * stride + (key - kernel_size // 2) * dilation
 
 
-def mask_of(query: Tensor, window: Window) -> Tensor:
+def mask_of(query: Tensor, window: Window, tile: Size) -> Tensor:
     """``(Q, K)``, added to the scores: 0 in a query's window, else -inf. On a CPU, it is float32 or wider."""
     precise = query.device.type == 'cpu' and query.dtype.itemsize < 4
-    return _mask(query, window, torch.float32 if precise else query.dtype)
+    return _mask(query, window, tile, torch.float32 if precise else query.dtype)
 
 
 @constant
-def _mask(device: torch.device, window: Window, dtype: torch.dtype) -> Tensor:
+def _mask(device: torch.device, window: Window, tile: Size, dtype: torch.dtype) -> Tensor:
     kernel_size, stride, dilation = window
     _, step = residues_and_step(stride, dilation)
     sees = []
-    for tile in _tile(device):
-        query, key = (torch.arange(size, device=device) for size in (tile, (tile - 1) * step + kernel_size))
+    for side in tile:
+        query, key = (torch.arange(size, device=device) for size in (side, (side - 1) * step + kernel_size))
         ahead = key - query[:, None] * step
         sees.append((ahead >= 0) & (ahead < kernel_size))
     hidden = ~(sees[0][:, None, :, None] & sees[1][:, None]).flatten(2).flatten(0, 1)
@@ -153,15 +153,15 @@ class _Tiling(NamedTuple):
 
 
 def _tiling(query: Tensor, key: Tensor, window: Window) -> _Tiling:
-    return _Tiling(*indices_of(query, *_sizes(query, key), window), mask_of(query, window))
+    tile = tile_of(query.device)
+    return _Tiling(*indices_of(query, *_sizes(query, key), window, tile), mask_of(query, window, tile))
 
 
 @constant
 def indices_of(
-    device: torch.device, query_size: Size, key_size: Size, window: Window, spare: int = 0
+    device: torch.device, query_size: Size, key_size: Size, window: Window, tile: Size, spare: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``queries``, ``keys`` and ``places`` of a ``_Tiling``; each axis gets ``spare`` more tiles than necessary."""
-    tile = _tile(device)
     like = torch.empty(0, device=device)
     axes = rows, columns = [_axis(*sizes, window, like, spare) for sizes in zip(query_size, tile, strict=True)]
     queries = [axis.queries.clamp(max=side - 1) for axis, side in zip(axes, query_size, strict=True)]
@@ -176,7 +176,7 @@ def indices_of(
     )
 
 
-def _tile(device: torch.device) -> tuple[int, int]:
+def tile_of(device: torch.device) -> Size:
     """Rows and columns of a tile's queries. Small tiles have fewer masked scores, large ones fewer copies of keys."""
     return (4, 8) if device.type == 'cpu' else (8, 8)
 
@@ -299,8 +299,9 @@ def _overlaps(
     device: torch.device, query_size: Size, key_size: Size, window: Window
 ) -> tuple[_Overlap, _Overlap, Tensor | None]:
     """Of rows and columns; and ``(tiles, Q)``, whether a query lies in the map, or None if all do."""
-    overlaps = (_overlap(*sizes, window, device) for sizes in zip(query_size, key_size, _tile(device), strict=True))
-    queries, _, places = indices_of(torch.empty(0, device=device), query_size, key_size, window)
+    tile = tile_of(device)
+    overlaps = (_overlap(*sizes, window, device) for sizes in zip(query_size, key_size, tile, strict=True))
+    queries, _, places = indices_of(torch.empty(0, device=device), query_size, key_size, window, tile)
     is_query = None
     if places.numel() < queries.numel():
         is_query = torch.zeros(queries.numel(), dtype=torch.bool, device=device)

@@ -16,7 +16,7 @@ def tile_size(monkeypatch):
     """Sets the size of the tiles."""
 
     def set_size(size):
-        monkeypatch.setattr(tiles, '_tile', lambda device: size)
+        monkeypatch.setattr(tiles, 'tile_of', lambda device: size)
         for cached in (tiles.indices_of, tiles._first_tiles, tiles._mask, tiles._overlaps):
             cached.cache_clear()
 
