@@ -26,11 +26,10 @@ def main():
         parser.error(f'{args.image} cannot be read as an image')
     resized = resize(image, about, session.get_inputs()[0].shape[2:])
     outputs = session.run(None, {'image': resized.transpose(2, 0, 1)[None].astype(np.float32)})
-    outputs = dict(zip([each.name for each in session.get_outputs()], outputs, strict=True))
     if about['part'] == 'segmentor':
-        draw_classes(image, outputs['logits'][0], about)
+        draw_classes(image, outputs[0][0], about)
     else:
-        draw_objects(image, outputs, image.shape[1] / resized.shape[1], image.shape[0] / resized.shape[0], about, args)
+        draw_objects(image, outputs, np.divide(image.shape[1::-1] * 2, resized.shape[1::-1] * 2), about, args.score_thr)
     cv2.imwrite(args.out, image)
     print(f'{args.out} written.')
 
@@ -47,25 +46,26 @@ def resize(image, about, fixed):
     return cv2.resize(image, (int(width * factor + 0.5), int(height * factor + 0.5)))
 
 
-def draw_objects(image, outputs, scale_x, scale_y, about, args):
+def draw_objects(image, outputs, scale, about, score_thr):
     """Draw boxes, masks and classes, the best last, and print them."""
-    for i in reversed(range(len(outputs['scores']))):
-        score, label = outputs['scores'][i], outputs['labels'][i]
-        if score < args.score_thr:
-            continue
-        left, top, right, bottom = box = outputs['boxes'][i] * [scale_x, scale_y, scale_x, scale_y]
-        color = about['palette'][label][::-1]
-        if 'masks' in outputs:  # probabilities within the box; pixel centres lie at half coordinates
-            mask = outputs['masks'][i]
-            step_x, step_y = mask.shape[1] / max(right - left, 1e-6), mask.shape[0] / max(bottom - top, 1e-6)
-            to_mask = np.array([[step_x, 0, (0.5 - left) * step_x - 0.5], [0, step_y, (0.5 - top) * step_y - 0.5]])
-            bilinear = cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
-            inside = cv2.warpAffine(mask, to_mask, image.shape[1::-1], flags=bilinear) >= 0.5
+    found = [each for each in zip(*outputs, strict=True) if each[1] >= score_thr]
+    for box, score, label, *masks in reversed(found):
+        box, color, name = box * scale, about['palette'][label][::-1], about['classes'][label]
+        for mask in masks:
+            inside = paste(mask, box, image.shape) >= 0.5
             image[inside] = 0.5 * image[inside] + 0.5 * np.array(color)
-        corner, name = (round(left), round(top)), about['classes'][label]
-        cv2.rectangle(image, corner, (round(right), round(bottom)), color, 2)
-        cv2.putText(image, f'{name} {score:.2f}', corner, cv2.FONT_HERSHEY_SIMPLEX, 0.5, color, 1)
+        left, top, right, bottom = map(round, box.tolist())
+        cv2.rectangle(image, (left, top), (right, bottom), color, 2)
+        cv2.putText(image, f'{name} {score:.2f}', (left, max(top, 12)), cv2.FONT_HERSHEY_SIMPLEX, 0.5, color, 1)
         print(name, f'{score:.3f}', *(f'{side:.1f}' for side in box))
+
+
+def paste(mask, box, shape):
+    """The probabilities in a box as a map of the image; pixel centres lie at half coordinates."""
+    left, top, right, bottom = box
+    x, y = mask.shape[1] / max(right - left, 1e-6), mask.shape[0] / max(bottom - top, 1e-6)
+    to_mask = np.array([[x, 0, (0.5 - left) * x - 0.5], [0, y, (0.5 - top) * y - 0.5]])
+    return cv2.warpAffine(mask, to_mask, shape[1::-1], flags=cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR)
 
 
 def draw_classes(image, logits, about):

@@ -191,6 +191,17 @@ def test_the_demo_draws_with_three_packages_alone(exported, tmp_path):
     assert len((ROOT / 'demo' / 'onnx_inference.py').read_text().splitlines()) <= 80
 
 
+def test_the_demo_pastes_masks_as_mmdetection_does():
+    from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
+
+    demo = load('../demo/onnx_inference.py')
+    mask = torch.nn.functional.interpolate(torch.rand(1, 1, 5, 5), size=(28, 28), mode='bicubic').clamp(0, 1)
+    for box in ([20.3, 11.8, 77.1, 60.9], [-5.2, 30.0, 40.7, 130.5], [50.0, 50.0, 51.0, 53.0]):
+        expected, _ = _do_paste_mask(mask, torch.tensor([box]), 100, 120, skip_empty=False)
+        pasted = demo.paste(mask[0, 0].numpy(), box, (100, 120, 3))
+        assert np.abs(pasted - expected[0].numpy()).max() < 0.03  # OpenCV's coordinates are multiples of 1/32
+
+
 def test_the_demo_resizes_as_the_config_does():
     import mmcv
 

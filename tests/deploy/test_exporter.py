@@ -1,14 +1,20 @@
 """Exported files give the outputs of the networks, and ``tools/export.py`` checks that."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.torch_version import TorchVersion
 
+from mmacmix.backbones import ACmixResNet, ACmixSwinTransformer, LESAResNet, XVolutionResNet
 from mmacmix.checkpoints import load_checkpoint
+from mmacmix.deploy import fuse
 from mmacmix.deploy.exportable import _AdaptiveAvgPool2d
 from mmacmix.deploy.exporter import Exportable, Exported, export
+from mmacmix.deploy.exporter import load as load_file
+from mmacmix.deploy.metadata import describe
 from mmacmix.errors import LibraryError, UserError
 from mmacmix.inference import build_model
 from tests.conftest import needs_torch
@@ -68,6 +74,52 @@ def test_the_tool_writes_a_file_that_agrees_with_the_network(trained, form, suff
         import onnx
 
         assert {node.domain for node in onnx.load(out).graph.node} == {''}
+
+
+@pytest.mark.slow
+@needs_torch('2.6', 'exporting a network')
+@pytest.mark.parametrize(
+    'build',
+    [
+        lambda: ACmixResNet(26, base_channels=8),
+        lambda: ACmixSwinTransformer(dict(embed_dims=8, depths=(2, 1, 1, 1), num_heads=(1, 1, 2, 2))),
+        lambda: XVolutionResNet(26, base_channels=8),
+        lambda: LESAResNet(26, base_channels=16),
+    ],
+    ids=['ACmixResNet', 'ACmixSwinTransformer', 'XVolutionResNet', 'LESAResNet'],
+)
+def test_files_for_one_size_agree_and_compute_no_indices(build, tmp_path):
+    import onnx
+
+    torch.manual_seed(0)
+    network, path = fuse(build().eval(), dense=True), tmp_path / 'network.onnx'
+    exported = export(network, path, 'onnx', (75, 98))
+    assert exported.smallest == (75, 98)
+    image = torch.rand(1, 3, 75, 98) * 255
+    for ours, theirs in zip(network(image), load_file(path)(image), strict=True):
+        torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4 * ours.abs().max().item())
+    graph = onnx.load(path).graph
+    assert not {node.op_type for node in graph.node} & {'Shape', 'Range', 'Mod'}
+    assert [side.dim_value for side in graph.input[0].type.tensor_type.shape.dim] == [1, 3, 75, 98]
+
+
+@needs_torch('2.6', 'exporting a network')
+def test_whole_detectors_have_no_torch_format(trained, tmp_path):
+    if trained[0] == 'mmdet':
+        told = 'whole detectors can be exported to onnx only, not to torch-export'
+        arguments = [*trained[1:3], '--part', 'detector', '--format', 'torch-export', '--out', tmp_path / 'a.pt2']
+        with pytest.raises(UserError, match=told):
+            load('export.py').main(list(map(str, arguments)))
+
+
+def test_metadata_say_how_images_are_resized_and_name_the_classes():
+    steps = [dict(type='LoadImageFromFile'), dict(type='mmdet.Resize', scale=(1333, 800), keep_ratio=True)]
+    about = describe('detector', steps, ('cat', 'dog'), [(1, 2, 3), np.array([4, 5, 6])])
+    assert json.loads(json.dumps(about)) == dict(
+        part='detector', classes=['cat', 'dog'], palette=[[1, 2, 3], [4, 5, 6]], scale=[1333, 800], keep_ratio=True
+    )
+    assert describe('segmentor', steps[:1], (), [])['scale'] is None
+    assert describe('segmentor', [dict(type='Resize', scale=512)], (), [])['scale'] == [512, 512]
 
 
 def test_an_older_torch_is_refused(monkeypatch):

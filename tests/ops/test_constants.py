@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mmacmix.ops.constants import _MOST_SIZES, constant
+from mmacmix.ops.constants import _MOST_SIZES, constant, constants_recorded_once
 from tests.conftest import needs_torch
 
 
@@ -49,6 +49,23 @@ def cuda(monkeypatch):
 @constant
 def ramp_on_cpu(device, length):
     return torch.arange(length)
+
+
+@needs_torch('2.6', 'exporting a network')
+def test_exporters_get_the_numbers_of_known_sizes_and_compute_others_once():
+    class Twice(torch.nn.Module):
+        def forward(self, x):
+            return x + ramp(x, x.shape[0]) + ramp(x, x.shape[0])
+
+    x, sizes = torch.rand(6), [{0: torch.export.Dim.DYNAMIC}]
+    counts = []
+    for dims in (None, sizes):
+        with constants_recorded_once():
+            exported = torch.export.export(Twice(), (x,), dynamic_shapes=dims)
+        torch.testing.assert_close(exported.module()(x), x + 2 * torch.arange(6))
+        counts.append(sum('arange' in str(node.target) for node in exported.graph.nodes))
+    assert counts == [0, 1]
+    assert exported.module()(torch.zeros(3)).tolist() == [0, 2, 4]
 
 
 def test_cuda_graphs_have_constants_of_their_own(cuda):
