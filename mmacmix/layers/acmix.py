@@ -108,9 +108,12 @@ class ACmix(ConvSignature, TwoPaths):
         if self.has_convolution:
             convolution, taps = self._convolution(x, weights, biases)
         if self.has_attention:
+            cancelled = self.position.bias
+            if not self.has_convolution:  # whose path would use the key's bias
+                cancelled = torch.cat((cancelled, self.key.bias))
             attention, is_complete = attention_path(
-                x, weights, biases, self.position.weight.flatten(1), self.position.bias, self.attention_rate,
-                self.num_heads, self.attention_kernel_size, self.stride[0], self.dilation[0], self.backend,
+                x, weights, biases, self.position.weight.flatten(1), cancelled, self.attention_rate, self.num_heads,
+                self.attention_kernel_size, self.stride[0], self.dilation[0], self.backend,
             )  # fmt: skip
             if not is_complete:
                 bias, rate = self.value.bias, self.attention_rate

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .backends import recorded_tiles
 from .coordinates import coordinate_map
-from .exporting import is_recording
+from .exporting import is_exporting, is_recording
 from .functional import neighborhood_attention, resolve_backend
 from .shift_conv import border_bias
 from .torch_versions import autocast_dtype_of_gpus
@@ -19,7 +19,7 @@ def attention_path(
     weights: Sequence[Tensor],
     biases: Sequence[Tensor],
     position: Tensor,
-    position_bias: Tensor,
+    cancelled: Tensor,
     rate: Tensor | None,
     num_heads: int,
     kernel_size: int,
@@ -38,7 +38,8 @@ def attention_path(
             concatenation, ``(3 * heads, head_dim, in_channels)``, faster on GPUs, while separate maps need less memory.
         biases: Three of ``(out_channels,)``, or one that is their concatenation.
         position: ``(head_dim, 2)``, the projection of the coordinates.
-        position_bias: ``(head_dim,)``; its gradient is zero.
+        cancelled: Biases that the softmax cancels, ``(n,)``: the position's, and the key's if nothing else uses it.
+            Their gradient is zero.
         rate: Factor of the output, ``(1,)``, or None.
         num_heads: Heads; ``out_channels`` is a multiple.
         kernel_size: Side of the window.
@@ -60,11 +61,11 @@ def attention_path(
         # Makes no maps for the biases and the position. The softmax cancels the key's bias, and the value's is the same
         # for all pixels, because the weights of a window sum to 1.
         maps = _by_head(_projected(x, weights, [None] * len(weights), stride), num_heads)
-        of_query, of_key = biases[:2] if len(biases) == 3 else biases[0].split(channels)[:2]
+        of_query = biases[0] if len(biases) == 3 else biases[0][:channels]
         out = triton_kernels.attend_to_maps(
             maps, *window,
-            query_bias=_with_zero_gradient(of_query, of_key).view(num_heads, -1),
-            position=_with_zero_gradient(position, position_bias),
+            query_bias=of_query.view(num_heads, -1),
+            position=_with_zero_gradient(position, cancelled),
             rate=position.new_ones(1) if rate is None else rate,
         )  # fmt: skip
         return out.flatten(1, 2), False
@@ -74,12 +75,12 @@ def attention_path(
         weights, biases = (_scaled(each, rate, channels) for each in (weights, biases))
     maps = _projected(x, weights, biases, stride)
     if name == 'tiles' and is_recording():
-        position = _with_zero_gradient(position, position_bias)
+        position = _with_zero_gradient(position, cancelled)
         return recorded_tiles.attend_to_maps(maps, num_heads, window, position), True
     maps = _by_head(maps, num_heads)
     query, key, value = (part for each in maps for part in each.unbind(1))
     # A product, because compilers distinguish small from large convolutions.
-    negative = torch.matmul(_with_zero_gradient(position, position_bias), coordinate_map(x, -1)[0].flatten(1))
+    negative = torch.matmul(_with_zero_gradient(position, cancelled), coordinate_map(x, -1)[0].flatten(1))
     key = key + negative.view(-1, *x.shape[2:])
     return neighborhood_attention(query, key, value, *window, name).flatten(1, 2), True
 
@@ -142,13 +143,17 @@ def _projected(x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | N
     """Query, key and value, ``(B, n * C, H, W)``: together, the query apart, or three tensors."""
     channels = sum(map(len, weights)) // 3
     if len(weights) == 1 and stride > 1:  # fewer queries than keys
-        # Slices, because exporters do not compute splits of weights in advance.
-        weights = weights[0][:channels], weights[0][channels:]
-        biases = (None, None) if biases[0] is None else (biases[0][:channels], biases[0][channels:])
+        weights, biases = ((None, None) if each is None else _split(each, channels) for each in (weights[0], biases[0]))
     strides = stride, 1, 1
     return [
         F.conv2d(x, weight[..., None, None], *rest) for weight, *rest in zip(weights, biases, strides, strict=False)
     ]
+
+
+def _split(tensor: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    if is_exporting():  # exporters compute slices of weights in advance, but not splits
+        return tensor[:length], tensor[length:]
+    return tensor.split((length, len(tensor) - length))
 
 
 def _by_head(maps: list[Tensor], num_heads: int) -> list[Tensor]:
