@@ -27,23 +27,19 @@ def select_boxes(
     Returns:
         Indices of the kept boxes, sorted by score.
     """
-    from mmcv.ops import nms
+    from mmcv.ops import batched_nms
 
     (candidates,) = torch.where(scores > score_threshold)
-    apart = _apart(boxes[candidates], groups[candidates])
-    return candidates[nms(apart, scores[candidates], iou_threshold)[1][:most]]
+    if not len(candidates):
+        return candidates
+    arguments = (each[candidates] for each in (boxes, scores, groups))
+    _, kept = batched_nms(*arguments, dict(type='nms', iou_threshold=iou_threshold))
+    return candidates[kept[:most]]
 
 
 @select_boxes.register_fake
 def _(boxes, scores, groups, iou_threshold, score_threshold, most):
     return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(min=1), dtype=torch.int64)
-
-
-def _apart(boxes: Tensor, groups: Tensor) -> Tensor:
-    """Boxes, moved so that those of different groups do not overlap."""
-    if not len(boxes):
-        return boxes
-    return boxes + (groups.to(boxes) * (boxes.max() + 1))[:, None]
 
 
 @torch.library.custom_op('mmacmix::align_regions', mutates_args=())
