@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-@torch.library.custom_op('mmacmix::select_boxes', mutates_args=())
+@torch.library.custom_op('mmacmix_deploy::select_boxes', mutates_args=())
 def select_boxes(
     boxes: Tensor, scores: Tensor, groups: Tensor, iou_threshold: float, score_threshold: float, most: int
 ) -> Tensor:
@@ -42,7 +42,7 @@ def _(boxes, scores, groups, iou_threshold, score_threshold, most):
     return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(min=1), dtype=torch.int64)
 
 
-@torch.library.custom_op('mmacmix::align_regions', mutates_args=())
+@torch.library.custom_op('mmacmix_deploy::align_regions', mutates_args=())
 def align_regions(
     maps: Sequence[Tensor], boxes: Tensor, levels: Tensor, scales: Sequence[float], size: int, sampling_ratio: int
 ) -> Tensor:
@@ -105,7 +105,7 @@ def onnx_translations() -> dict[Any, Callable[..., Any]]:
         indices = op.Range(op.Constant(value_int=0), op.Squeeze(op.Shape(order), [0]), op.Constant(value_int=1))
         return op.Gather(parts, op.ScatterElements(order, order, indices))
 
-    operators = torch.ops.mmacmix
+    operators = torch.ops.mmacmix_deploy
     return {
         operators.select_boxes.default: onnx_select_boxes,
         operators.align_regions.default: onnx_align_regions,

@@ -33,7 +33,8 @@ def constant(build: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(build)
     def build_once(like: Tensor, *arguments: Any) -> Any:
-        if is_exporting() and not is_dynamo_compiling() and _are_numbers(arguments):
+        # torch.jit.trace would record the computation the first time only, and its check traces twice.
+        if is_exporting() and not (is_dynamo_compiling() or torch.jit.is_tracing()) and _are_numbers(arguments):
             with without_modes():
                 return cached(like.device, _stream(like.device), *arguments)
         if _recorded is not None:
@@ -64,9 +65,8 @@ def constants_recorded_once() -> Iterator[None]:
 
 def _are_numbers(arguments: Iterable[Any]) -> bool:
     """Whether no argument is a symbolic size."""
-    symbolic = torch.SymInt, Tensor  # of torch.export and of torch.jit.trace
     return not any(
-        isinstance(each, symbolic) or (isinstance(each, tuple) and not _are_numbers(each)) for each in arguments
+        isinstance(each, torch.SymInt) or (isinstance(each, tuple) and not _are_numbers(each)) for each in arguments
     )
 
 
