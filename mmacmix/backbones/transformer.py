@@ -8,6 +8,7 @@ from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from ..ops import is_exporting
 from .base import BackboneBlock
 
 
@@ -61,7 +62,17 @@ class TransformerBlock(BackboneBlock):
 
     def _forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.ffn(self.norm2(x)))
+        return x + self.drop_path(self._mlp(self.norm2(x)))
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        if not is_exporting():
+            return self.ffn(x)
+        # onnxruntime's 1x1 convolutions are faster than its products with a bias.
+        x = x.permute(0, 3, 1, 2)
+        for layer in self.ffn:
+            is_linear = isinstance(layer, nn.Linear)
+            x = F.conv2d(x, layer.weight[..., None, None], layer.bias) if is_linear else layer(x)
+        return x.permute(0, 2, 3, 1)
 
 
 def resized(embedding: Tensor, size: Sequence[int], mode: str) -> Tensor:

@@ -80,7 +80,8 @@ class PatchwiseACmix(TwoPaths):
             # Attention is linear in the values; scaling the output instead could overflow float16.
             out = aggregate(self.attention_rate * value, self._weights(query, key), self.attention_kernel_size)
         if self.has_convolution:
-            out = out + self.conv_rate * self.shift_conv.of_projections(torch.cat((query, key, value), 1))
+            projections = torch.cat([self.shift_conv.by_index(each) for each in (query, key, value)], 2)
+            out = out + self.shift_conv.of_projections(projections, self.conv_rate)
         return out
 
     def attention_of(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:

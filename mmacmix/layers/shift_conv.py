@@ -4,11 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import dense_kernels, feature_projection, mix, shift_and_sum, shift_kernels, sum_paths
+from ..ops import dense_kernels, feature_projection, grouped_kernels, mix, shift_and_sum, shift_kernels, sum_paths
 from .arguments import check_choice
 
 #: Cost of one multiply-add of a group convolution with few channels, relative to a dense convolution.
 GROUPED_COST = 8
+#: Most outputs per group for which merging the fully connected layer and the group convolution is faster.
+MERGED_OUTPUTS = 2
 
 
 class ShiftConv(nn.Module):
@@ -86,9 +88,7 @@ class ShiftConv(nn.Module):
             add where it lies inside the map, ``(num_heads * head_dim, k, k)``, or None. ``mmacmix.ops.sum_paths`` adds
             it.
         """
-        mixing, mixing_bias = self.mixing, self.mixing_bias
-        if rate is not None:  # cheaper than scaling the output
-            mixing, mixing_bias = mixing * rate, None if mixing_bias is None else mixing_bias * rate
+        mixing, mixing_bias = self._scaled_mixing(rate)
         if self.dense_is_faster(x.shape[1], self.num_heads // self.heads_per_kernel, x.device):
             kernels, taps = dense_kernels(self.weight, mixing, weight, bias, mixing_bias)
             padding = kernels.shape[2] // 2 * self.dilation
@@ -106,14 +106,37 @@ class ShiftConv(nn.Module):
         # The stride leaves out pixels in both convolutions, but not in the projection.
         return dense <= self.stride**2 * taps * in_channels + GROUPED_COST * heads * taps**2
 
-    def of_projections(self, projections: Tensor) -> Tensor:
-        """Apply the path to concatenated query, key and value: ``(B, inputs * head_dim, H, W)``."""
-        return self._shift_and_sum(mix(projections, self.mixing, self.mixing_bias), self.weight)
+    def of_projections(self, projections: Tensor, rate: Tensor) -> Tensor:
+        """Apply the path to query, key and value: ``(B, head_dim, inputs, H, W)``, see ``by_index``.
+
+        Returns:
+            ``rate`` times the path, ``(B, num_heads * head_dim, ceil(H / stride), ceil(W / stride))``.
+        """
+        mixing, mixing_bias = self._scaled_mixing(rate)
+        if self.num_heads > MERGED_OUTPUTS * self.heads_per_kernel:
+            return self._shift_and_sum(mix(projections, mixing, mixing_bias), self.weight)
+        kernels, taps = grouped_kernels(self.weight, mixing, mixing_bias)
+        projections = projections.flatten(1, 2)
+        out = shift_and_sum(projections, kernels, self.stride, self.dilation)
+        return self._for_all_heads(sum_paths(None, out, taps, None, None, projections, self.stride, self.dilation))
+
+    def by_index(self, maps: Tensor) -> Tensor:
+        """``(B, n * head_dim, H, W)``, heads outermost, to ``(B, head_dim, n, H, W)``."""
+        head_dim = self.weight.shape[0] * self.heads_per_kernel // self.num_heads
+        if maps.shape[1] == head_dim:  # runtimes transpose an axis of length 1 slowly
+            return maps[:, :, None]
+        return maps.unflatten(1, (-1, head_dim)).transpose(1, 2)
 
     def macs(self, pixels: int, outputs: int) -> int:
         """Multiply-adds of the fully connected layer on ``pixels`` and of the shifts on ``outputs`` pixels."""
         head_dim = self.weight.shape[0] * self.heads_per_kernel // self.num_heads
         return self.mixing.numel() * head_dim * pixels + self.weight.numel() * outputs
+
+    def _scaled_mixing(self, rate: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The fully connected layer times the rate, which is cheaper than scaling the output."""
+        if rate is None:
+            return self.mixing, self.mixing_bias
+        return self.mixing * rate, None if self.mixing_bias is None else self.mixing_bias * rate
 
     def _shift_and_sum(self, features: Tensor, kernels: Tensor) -> Tensor:
         return self._for_all_heads(shift_and_sum(features, kernels, self.stride, self.dilation))

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops import check_integers
+from ..ops import are_numbers, check_integers
 from .arguments import check_multiple, check_probabilities
 from .mixing_layer import Macs
 from .normalization import build_norm
@@ -70,13 +70,12 @@ class SpatialReductionACmix(TwoPaths):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, H, W, C)`` to ``(B, H, W, C)``."""
-        query = self.query(x)
-        key, value = self.key_value(self._reduced(x)).chunk(2, dim=-1)
+        query, key_value = self.query(x), self.key_value(self._reduced(x))
         out = 0
         if self.has_attention:
-            out = self.attention_rate * self.proj(self._attention(query, key, value))
+            out = self.attention_rate * self.proj(self._attention(query, *key_value.chunk(2, dim=-1)))
         if self.has_convolution:
-            out = out + self.conv_rate * self._convolution(query, key, value)
+            out = out + self._convolution(query, key_value)
         return self.drop(out)
 
     def attention_of(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -116,17 +115,20 @@ class SpatialReductionACmix(TwoPaths):
         out = F.scaled_dot_product_attention(*heads, dropout_p=self.attn_drop_rate if self.training else 0.0)
         return out.transpose(1, 2).reshape(query.shape)
 
-    def _convolution(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        query, key, value = (each.permute(0, 3, 1, 2) for each in (query, key, value))
-        key_value = torch.cat((key, value), 1)
+    def _convolution(self, query: Tensor, key_value: Tensor) -> Tensor:
+        query, key_value = (self.shift_conv.by_index(each.permute(0, 3, 1, 2)) for each in (query, key_value))
         if self.sr_ratio > 1:
-            height, width = query.shape[2:]
+            height, width = query.shape[3:]
             # Pixels after the last whole patch repeat the border of the upsampled map.
-            key_value = F.interpolate(key_value, scale_factor=self.sr_ratio, mode='bilinear')
-            bottom, right = (max(0, side - new) for side, new in zip((height, width), key_value.shape[2:], strict=True))
-            key_value = F.pad(key_value, (0, right, 0, bottom), mode='replicate')[:, :, :height, :width]
+            key_value = F.interpolate(key_value.flatten(1, 2), scale_factor=self.sr_ratio, mode='bilinear')
+            bottom, right = (side - new for side, new in zip((height, width), key_value.shape[2:], strict=True))
+            if not are_numbers((bottom, right)) or bottom or right:
+                padding = 0, max(0, right), 0, max(0, bottom)
+                key_value = F.pad(key_value, padding, mode='replicate')[:, :, :height, :width]
+            key_value = key_value.unflatten(1, (query.shape[1], -1))
         # Channel d * num_heads + h, unlike the attention path, as in every form of ACmix.
-        return self.shift_conv.of_projections(torch.cat((query, key_value), 1)).permute(0, 2, 3, 1)
+        projections = torch.cat((query, key_value), 2)
+        return self.shift_conv.of_projections(projections, self.conv_rate).permute(0, 2, 3, 1)
 
 
 def pad_to_patch(x: Tensor, patch_size: int) -> Tensor:

@@ -6,7 +6,7 @@ from .backends.choice import BACKENDS, backend
 from .borders import reflect, window_positions
 from .constants import constants_recorded_once
 from .coordinates import coordinate_map
-from .exporting import is_exporting
+from .exporting import are_numbers, is_exporting
 from .functional import available_backends, neighborhood_attention
 from .global_attention import (
     attention_logits,
@@ -18,7 +18,7 @@ from .global_attention import (
 )
 from .memory_format import contiguous
 from .pixel_shift import kernel_offsets, related, shifted, stacked
-from .shift_conv import dense_kernels, feature_projection, mix, shift_and_sum, shift_kernels
+from .shift_conv import dense_kernels, feature_projection, grouped_kernels, mix, shift_and_sum, shift_kernels
 from .sizes import ceil_div, padding_to_multiple
 from .torch_versions import (
     check_torch,
@@ -31,6 +31,7 @@ from .torch_versions import (
 __all__ = [
     'BACKENDS',
     'aggregate',
+    'are_numbers',
     'attention_logits',
     'attention_path',
     'available_backends',
@@ -46,6 +47,7 @@ __all__ = [
     'dense_attention',
     'dense_kernels',
     'feature_projection',
+    'grouped_kernels',
     'is_compiling',
     'is_exporting',
     'is_integer',

@@ -1,5 +1,8 @@
 """Whether operations are being recorded."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 
 from . import torch_versions
@@ -13,3 +16,8 @@ def is_recording() -> bool:
 def is_exporting() -> bool:
     """Whether an exporter or tracer is recording; these unroll loops over chunks and drop autograd functions."""
     return torch.jit.is_tracing() or torch_versions.is_exporting()
+
+
+def are_numbers(sizes: Iterable[Any]) -> bool:
+    """Whether no size stands for several: those of compilers look like numbers, but may not be compared with any."""
+    return not torch_versions.is_dynamo_compiling() and all(isinstance(each, int) for each in sizes)

@@ -26,17 +26,17 @@ def mix(projections: Tensor, mixing: Tensor, mixing_bias: Tensor | None = None) 
     """The fully connected layer: k^2 features for every index of ``head_dim``.
 
     Args:
-        projections: ``(B, 3 * heads * head_dim, H, W)``, query, key and value, heads outermost within each.
+        projections: ``(B, head_dim, 3 * heads, H, W)``, query, key and value.
         mixing: ``(k^2, 3 * heads)``.
         mixing_bias: ``(k^2,)`` or None. Default: None.
 
     Returns:
         ``(B, head_dim * k^2, H, W)``.
     """
-    features = torch.einsum('ti,bidhw->bdthw', mixing, projections.unflatten(1, (mixing.shape[1], -1)))
+    features = torch.matmul(mixing, projections.flatten(3))
     if mixing_bias is not None:
-        features = features + mixing_bias[:, None, None]
-    return features.flatten(1, 2)
+        features = features + mixing_bias[:, None]
+    return features.flatten(1, 2).unflatten(2, projections.shape[3:])
 
 
 def feature_projection(
@@ -96,20 +96,39 @@ def dense_kernels(
     return merged, taps
 
 
+def grouped_kernels(kernels: Tensor, mixing: Tensor, mixing_bias: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Merge the fully connected layer and the group convolution into one group convolution of the projections.
+
+    Args:
+        kernels: ``(head_dim * heads, k^2, k, k)``, the group convolution.
+        mixing: ``(k^2, inputs)``, the fully connected layer.
+        mixing_bias: ``(k^2,)`` or None. Default: None.
+
+    Returns:
+        Kernels ``(head_dim * heads, inputs, k, k)``, and the bias that each of their taps adds,
+        ``(head_dim * heads, k, k)``, or None if there is no bias.
+    """
+    by_tap = kernels.flatten(2).mT  # (channels, k^2 taps, k^2 features)
+    merged = torch.matmul(by_tap, mixing).mT.unflatten(2, kernels.shape[2:])
+    taps = None if mixing_bias is None else torch.matmul(by_tap, mixing_bias).unflatten(1, kernels.shape[2:])
+    return merged, taps
+
+
 def shift_and_sum(features: Tensor, kernels: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
     """Shift the features and sum them: a group convolution with zero padding.
 
     Args:
-        features: ``(B, head_dim * k^2, H, W)``, with the k^2 features of each index of ``head_dim`` adjacent.
-        kernels: ``(head_dim * heads, k^2, k, k)``.
+        features: ``(B, head_dim * n, H, W)``, with the n features of each index of ``head_dim`` adjacent; n is k^2
+            after the fully connected layer.
+        kernels: ``(head_dim * heads, n, k, k)``.
         stride: Step between outputs in pixels. Default: 1.
         dilation: Step between taps in pixels. Default: 1.
 
     Returns:
         ``(B, head_dim * heads, ceil(H / stride), ceil(W / stride))``; channel ``d * heads + h``.
     """
-    taps, kernel_size = kernels.shape[1:3]
-    groups, padding = features.shape[1] // taps, kernel_size // 2 * dilation
+    adjacent, kernel_size = kernels.shape[1:3]
+    groups, padding = features.shape[1] // adjacent, kernel_size // 2 * dilation
     return F.conv2d(features, kernels, None, stride, (padding, padding), dilation, groups)  # one: not traced before 2.5
 
 

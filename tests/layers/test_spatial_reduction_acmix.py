@@ -44,10 +44,11 @@ def convolution_by_definition(layer, x):
     return shift_conv(layer.shift_conv, np.concatenate(heads, 2))
 
 
+@pytest.mark.parametrize('num_heads', [1, 2, 4])
 @pytest.mark.parametrize('reduction', [1, 2, 4])
 @pytest.mark.parametrize('rates', [(1, 0), (0, 1), (0.4, -1.5)])
-def test_equals_its_definition(reduction, rates):
-    layer, x = randomised(SpatialReductionACmix(8, 2, reduction)), torch.randn(2, 6, 11, 8, dtype=torch.float64)
+def test_equals_its_definition(num_heads, reduction, rates):
+    layer, x = randomised(SpatialReductionACmix(8, num_heads, reduction)), torch.randn(2, 6, 11, 8, dtype=torch.float64)
     set_rates(layer, *rates)
     for image, out in zip(x.numpy(), array(layer(x)), strict=True):
         expected = rates[0] * attention_by_definition(layer, image) + rates[1] * convolution_by_definition(layer, image)

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmacmix.ops import dense_kernels, feature_projection, mix, shift_and_sum, shift_kernels, sum_paths
+from mmacmix.ops import dense_kernels, feature_projection, grouped_kernels, mix, shift_and_sum, shift_kernels, sum_paths
 
 
 def random(*shape):
@@ -58,7 +58,8 @@ def test_dense_convolution_equals_its_factors_with_gradients(size, kernel_size, 
     x, weight, bias = random(2, in_channels, *size), random(18, in_channels), random(18)
     mixing, mixing_bias = random(taps, 3 * heads), random(taps) if with_mixing_bias else None
     kernels, shift = random(head_dim * heads, taps, kernel_size, kernel_size), random(head_dim * heads)
-    projected = mix(F.conv2d(x, weight[..., None, None], bias), mixing, mixing_bias)
+    projected = F.conv2d(x, weight[..., None, None], bias).unflatten(1, (3 * heads, -1)).transpose(1, 2)
+    projected = mix(projected, mixing, mixing_bias)
     expected = shift_and_sum(projected, kernels, stride, dilation) + shift[:, None, None]
     dense, inner = dense_kernels(kernels, mixing, weight.unflatten(0, (3 * heads, -1)), bias, mixing_bias)
     padding = kernel_size // 2 * dilation
@@ -70,3 +71,21 @@ def test_dense_convolution_equals_its_factors_with_gradients(size, kernel_size, 
     gradients = [torch.autograd.grad(out, inputs, grad) for out in (actual, expected)]
     for gradient, truth in zip(*gradients, strict=True):
         torch.testing.assert_close(gradient, truth, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize('heads', [1, 3])
+@pytest.mark.parametrize('kernel_size, stride, dilation', [(3, 1, 1), (3, 2, 1), (5, 2, 1), (3, 1, 2)])
+@pytest.mark.parametrize('with_mixing_bias', [True, False])
+def test_group_convolution_of_projections_equals_its_factors(heads, kernel_size, stride, dilation, with_mixing_bias):
+    head_dim, inputs, taps = 4, 5, kernel_size**2
+    projections, mixing = random(2, head_dim, inputs, 7, 10), random(taps, inputs)
+    kernels = random(head_dim * heads, taps, kernel_size, kernel_size)
+    mixing_bias = random(taps) if with_mixing_bias else None
+    expected = shift_and_sum(mix(projections, mixing, mixing_bias), kernels, stride, dilation)
+    merged, inner = grouped_kernels(kernels, mixing, mixing_bias)
+    x = projections.flatten(1, 2)
+    actual = sum_paths(None, shift_and_sum(x, merged, stride, dilation), inner, None, None, x, stride, dilation)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+    leaves = [projections, mixing, kernels] + [mixing_bias] * with_mixing_bias
+    gradients = [torch.autograd.grad(out.square().sum(), leaves) for out in (actual, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)

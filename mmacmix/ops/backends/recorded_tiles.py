@@ -13,8 +13,7 @@ from torch import Tensor
 
 from ..constants import constant
 from ..coordinates import coordinate_map
-from ..exporting import is_exporting
-from ..torch_versions import is_dynamo_compiling
+from ..exporting import are_numbers, is_exporting
 from .tiles import Size, Window, autocast_disabled, indices_of, mask_of, tile_of
 
 _TILE = 4, 4  # rows and columns of a tile's queries for exporters: runtimes are fast with small matrices
@@ -46,9 +45,8 @@ def attend_to_maps(maps: list[Tensor], num_heads: int, window: Window, position:
     query, key, value = (rows for each in maps for rows in _rows(each, num_heads, channels))
     if position is not None:
         key = key - coordinate_map(maps[-1])[0].flatten(1).t() @ position.t()
-    # Recorders specialise on the size 1, so symbolic sizes get one tile more than necessary on each axis. To Dynamo,
-    # they are integers, too.
-    spare = int(is_dynamo_compiling() or not all(isinstance(side, int) for side in size))
+    # Recorders specialise on the size 1, so sizes of any length get one tile more than necessary on each axis.
+    spare = int(not are_numbers(size))
     tile = _TILE if is_exporting() else tile_of(maps[0].device)
     tiling = _flat_tiling(maps[0], tuple(size), tuple(maps[-1].shape[2:]), window, tile, spare)
     mask = mask_of(maps[0], window, tile)
