@@ -98,7 +98,8 @@ def _write_onnx(
 
 def _smallest(program: torch.export.ExportedProgram) -> tuple[int, int]:
     """Height and width of the smallest images that a program accepts, found by growing both until all guards hold."""
-    (placeholder,) = (node for node in program.graph.nodes if node.name == 'image')
+    (image,) = program.graph_signature.user_inputs
+    (placeholder,) = (node for node in program.graph.nodes if node.name == image)
     example, network = placeholder.meta['val'], program.module()
     height, width = (int(program.range_constraints[side.node.expr].lower) for side in example.shape[2:])
     for more in range(512):
