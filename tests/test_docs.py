@@ -172,8 +172,8 @@ def test_the_tutorial_is_stored_as_executed():
 
 
 def test_every_tool_is_executable():
-    tools = sorted((ROOT / 'tools').iterdir())
-    assert [tool.name for tool in tools if tool.suffix in ('.py', '.sh') and not os.access(tool, os.X_OK)] == []
+    tools = sorted(path for path in (ROOT / 'tools').iterdir() if path.suffix in ('.py', '.sh'))
+    assert [tool.name for tool in tools if not os.access(tool, os.X_OK)] == ['openmp.py']  # which the others import
 
 
 def test_every_tool_and_config_folder_is_documented():

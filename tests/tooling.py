@@ -14,6 +14,7 @@ import pytest
 from mmacmix.errors import UserError
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / 'tools'))  # as when a tool is run
 
 
 def load(name):

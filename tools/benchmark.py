@@ -12,12 +12,16 @@ python tools/benchmark.py deploy resnet50 --threads 1
 python tools/benchmark.py launches resnet50 --dtype bfloat16 --backward
 """
 
+import openmp  # noqa: F401
+
 import json
 import math
 import re
+import subprocess
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
@@ -109,12 +113,25 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(0)
     try:
         machine = torch.cuda.get_device_name(args.device) if on_gpu(args) else cpu()
-        results = measure(choose(args.works(args), args), args.repeats, args.device)
+        works = choose(args.works(args), args)
+        with neighbors(args.neighbors):
+            results = measure(works, args.repeats, args.device)
     except UserError:
         raise
     except Exception as error:
         raise UserError(f'{args.command} cannot be measured with these arguments: {error}') from error
     show(results, args, machine)
+
+
+@contextmanager
+def neighbors(number: int) -> Iterator[None]:
+    """Processes that each keep a core busy."""
+    code = 'import os; parent = os.getppid()\nwhile os.getppid() == parent: pass'
+    with ExitStack() as ends:
+        for _ in range(number):
+            process = ends.enter_context(subprocess.Popen([sys.executable, '-c', code]))
+            ends.callback(process.kill)
+        yield
 
 
 def on_gpu(args: Namespace) -> bool:
@@ -147,6 +164,8 @@ def add_common(parser: ArgumentParser, size: list[int], works: Callable[[Namespa
     )
     parser.add_argument('--channels-last', action='store_true', help='use the channels_last memory format')
     parser.add_argument('--threads', type=positive_int, help="number of CPU threads; default: torch's choice")
+    text = 'busy processes beside the measurement; default: 0'
+    parser.add_argument('--neighbors', type=int, default=0, metavar='N', help=text)
     parser.add_argument('--json', type=Path, help='file for all measurements')
     parser.add_argument('--chart', type=png_file, help='PNG file for a chart of the times')
 
@@ -212,12 +231,14 @@ def runtimes(args: Namespace) -> dict[str, Work]:
     shape = 1, 3, *args.size
     for name, network in pair(args.network).items():
         works[f'{name}, torch'] = on_random_map(fused(network), shape, args)
+        works[f'{name}, torch.compile'] = on_random_map(torch.compile(fused(network)), shape, args)
         with TemporaryDirectory() as folder:
             path = Path(folder) / 'network.onnx'
             export(fuse(network, dense=True), path, 'onnx', args.size)
             for runtime, work in installed.items():
                 works[f'{name}, {runtime}'] = work(path, np.random.rand(*shape).astype(np.float32))
-    return dict(sorted(works.items(), key=lambda item: item[0].split(', ')[1], reverse=True))  # torch first
+    in_order = ['torch', 'torch.compile', *installed]
+    return dict(sorted(works.items(), key=lambda item: in_order.index(item[0].split(', ')[1])))
 
 
 def pair(network: str) -> dict[str, nn.Module]:
@@ -421,6 +442,7 @@ def show(results: dict, args: Namespace, machine: str) -> None:
         args.dtype,
         'channels_last' if args.channels_last else '',
         'forward and backward' if args.backward else 'forward',
+        f'beside {args.neighbors} busy processes' if args.neighbors else '',
     ]
     title = f'{", ".join(filter(None, facts))}; {machine}'
     named = {str(name): measured for name, measured in results.items()}

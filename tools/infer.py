@@ -8,6 +8,8 @@ The output folder contains overlays/, images and videos with the predictions dra
 predictions.json in COCO's format (images, categories, annotations with scores), a segmentor maps/, PNGs of classes.
 """
 
+import openmp  # noqa: F401
+
 from argparse import ArgumentParser
 from pathlib import Path
 

@@ -1,8 +1,11 @@
 #!/usr/bin/env python
-"""Evaluate a checkpoint of a detector or a segmentor.
+"""Evaluate a checkpoint of a detector or a segmentor, or an exported file in onnxruntime.
 
 python tools/test.py configs/maskrcnn_acmix.py work_dirs/maskrcnn_acmix/epoch_12.pth
+python tools/test.py configs/maskrcnn_acmix.py maskrcnn_acmix.onnx
 """
+
+import openmp  # noqa: F401
 
 from argparse import ArgumentParser
 from pathlib import Path
@@ -14,6 +17,8 @@ from torch import nn
 from mmacmix.cli import add_common_arguments, command_line, load_config, run
 from mmacmix.datasets import innermost
 from mmacmix.deploy import fuse
+from mmacmix.deploy.exported_model import ExportedModel
+from mmacmix.deploy.exporter import FORMATS
 from mmacmix.engine import build_runner, unwrapped
 from mmacmix.engine.runner import evaluators_of
 from mmacmix.errors import UserError
@@ -22,9 +27,9 @@ from mmacmix.layers import MixingLayer
 
 @command_line
 def main(argv: list[str] | None = None) -> None:
-    parser = ArgumentParser(description='Evaluate a checkpoint of a detector or a segmentor.')
+    parser = ArgumentParser(description='Evaluate a checkpoint or an exported file of a detector or a segmentor.')
     add_common_arguments(parser)
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('checkpoint', help='checkpoint file, or an .onnx file of tools/export.py')
     parser.add_argument(
         '--out', help='output for the predictions: a .pkl file (detection) or a folder of PNG maps (segmentation)'
     )
@@ -35,6 +40,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--fuse', action='store_true', help='merge layers for faster inference: mmacmix.deploy.fuse')
     args = parser.parse_args(argv)
 
+    exported = ExportedModel(args.checkpoint) if args.checkpoint.endswith(FORMATS['onnx']) else None
+    if exported and (args.fuse or args.tta):
+        parser.error('--fuse and --tta are for checkpoints, not for exported files')
     cfg = load_config(args)
     segmentation = cfg.get('default_scope') == 'mmseg'
     if args.show or args.show_dir:
@@ -43,9 +51,11 @@ def main(argv: list[str] | None = None) -> None:
         _write_predictions(cfg, args.out, segmentation)
     if args.tta:
         _augment(cfg, segmentation)
-    cfg.load_from, cfg.resume = args.checkpoint, False
+    cfg.load_from, cfg.resume = None if exported else args.checkpoint, False
     runner = build_runner(cfg, ['test_dataloader'])
     runner.load_or_resume()
+    if exported:
+        runner.model = exported
     if args.fuse:
         _fuse(unwrapped(runner.model))
     runner.test()

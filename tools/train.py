@@ -5,6 +5,8 @@ python tools/train.py configs/maskrcnn_acmix.py
 tools/dist_train.sh configs/maskrcnn_acmix.py 8
 """
 
+import openmp  # noqa: F401
+
 import logging
 from argparse import ArgumentParser
 

@@ -1,6 +1,8 @@
 """tools/benchmark.py: which alternatives each command measures, the files it writes, and its messages."""
 
 import json
+import os
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -12,7 +14,7 @@ from torch import nn
 from mmacmix.errors import UserError
 from mmacmix.layers import ACmix
 from mmacmix.ops import available_backends
-from mmacmix.reporting.measurement import Work
+from mmacmix.reporting.measurement import Work, measure
 from tests.conftest import needs_torch
 from tests.tooling import ROOT, complaint, load
 
@@ -59,6 +61,29 @@ def test_backbones_are_measured(capsys):
     only = ('--only', 'tiles', 'XVolutionResNet, fused', 'LESAResNet', 'plain, fused')
     names = rows(capsys, 'backbone', 'resnet50', '--size', 32, 32, *only)
     assert names == ['plain', 'tiles', 'XVolutionResNet, fused', 'LESAResNet', 'plain, fused']
+
+
+@pytest.mark.slow
+@needs_torch('2.6', 'exporting a network')
+def test_exported_networks_are_measured(capsys):
+    names = rows(capsys, 'deploy', 'resnet50', '--size', 64, 64, '--only', 'ACmix, onnxruntime', 'ACmix, torch')
+    assert names == ['plain, torch', 'ACmix, torch', 'ACmix, onnxruntime']
+
+
+def test_busy_neighbors_run_while_alternatives_are_measured(capsys, monkeypatch):
+    tool, alive = load('benchmark.py'), []
+
+    def count(works, *_):
+        children = subprocess.run(['ps', '-o', 'pid=', '--ppid', str(os.getpid())], capture_output=True, text=True)
+        alive.append(len(children.stdout.split()) - 1)  # ps itself
+        return measure(works, 1)
+
+    monkeypatch.setattr(tool, 'measure', count)
+    arguments = ['op', '--channels', '8', '--size', '9', '12', '--only', 'tiles', '--repeats', '1']
+    tool.main([*arguments, '--neighbors', '2'])
+    assert 'forward, beside 2 busy processes; ' in capsys.readouterr().out
+    tool.main(arguments)
+    assert alive[0] == alive[1] + 2 and 'busy' not in capsys.readouterr().out
 
 
 def test_detectors_and_their_training_are_measured(capsys):
