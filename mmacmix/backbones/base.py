@@ -8,11 +8,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ..layers.arguments import check_integer_entries
+from ..layers.scripting import NotScriptable
 from ..ops import check_integers, is_integer
 from .pretrained import load_pretrained
 
 
-class BaseBackbone(BaseModule):
+class BaseBackbone(NotScriptable, BaseModule):
     """A network of stages that returns a tuple of feature maps, one per entry of ``out_indices``.
 
     A subclass defines ``_forward_stages`` and ``_frozen`` and calls ``freeze`` at the end of its constructor.

@@ -7,10 +7,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops import attention_path, contiguous, dense_kernels, feature_projection, sum_paths
 from .merging import conv_with, scale_and_shift
+from .scripting import NotScriptable
 from .two_paths import TwoPaths
 
 
-class FusedACmix(nn.Module):
+class FusedACmix(NotScriptable, nn.Module):
     """An ACmix layer and the batch normalisation after it, with linear operations merged.
 
     Args:

@@ -9,6 +9,7 @@ from ..ops import is_exporting, kernel_offsets, related, shifted, stacked
 from .conv_signature import ConvSignature
 from .merging import conv_with, scale_and_shift
 from .mixing_layer import MixingLayer
+from .scripting import NotScriptable
 
 _ELEMENTS = 1 << 22  # elements of unfolded input at a time: 16 MiB in float32
 
@@ -34,7 +35,7 @@ def merge_branches(layer: MixingLayer, norm: _BatchNorm | None = None) -> nn.Mod
     return _static_conv(layer, [*layer.offsets, *taps], torch.cat((content, static), 1), bias)
 
 
-class FusedXVolution(ConvSignature, nn.Module):
+class FusedXVolution(ConvSignature, NotScriptable, nn.Module):
     """One convolution, whose kernel at pixel p and offset i is ``content_i diag(x(p)) + static_i``.
 
     Args:

@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ..ops import is_exporting, is_transforming
+from .scripting import NotScriptable
 
 
 class Macs(NamedTuple):
@@ -19,7 +20,7 @@ class Macs(NamedTuple):
     convolution: int
 
 
-class MixingLayer(nn.Module):
+class MixingLayer(NotScriptable, nn.Module):
     """A layer with an attention path and a convolution path."""
 
     projections: tuple[str, ...] = ()  #: Names of submodules and parameters that both paths share.

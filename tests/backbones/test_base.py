@@ -204,3 +204,10 @@ def test_an_architecture_is_resolved_by_name_or_completed():
 def test_bad_architectures_are_named(arch, message):
     with pytest.raises(ValueError, match=message):
         resolve_arch(arch, **ARCH)
+
+
+def test_scripting_is_refused_in_one_sentence(name, build):
+    with pytest.raises(
+        NotImplementedError, match=f'{name} cannot be compiled by torch.jit.script; use torch.jit.trace'
+    ):
+        torch.jit.script(build())

@@ -68,3 +68,12 @@ def test_compiles_without_graph_breaks(name, memory_format):
     if leaves:
         gradients = [torch.autograd.grad(each(x).square().sum(), leaves) for each in (compiled, layer)]
         torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize('name', LAYERS)
+def test_scripting_is_refused_in_one_sentence(name):
+    layer = LAYERS[name]()
+    with pytest.raises(
+        NotImplementedError, match=f'{type(layer).__name__} cannot be compiled by torch.jit.script; use'
+    ):
+        torch.jit.script(torch.nn.Sequential(layer))
