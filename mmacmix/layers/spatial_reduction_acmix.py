@@ -73,19 +73,19 @@ class SpatialReductionACmix(TwoPaths):
         query, key_value = self.query(x), self.key_value(self._reduced(x))
         out = 0
         if self.has_attention:
-            out = self.attention_rate * self.proj(self._attention(query, *key_value.chunk(2, dim=-1)))
+            out = self.attention_rate * self.proj(self._attention(query, key_value))
         if self.has_convolution:
             out = out + self._convolution(query, key_value)
         return self.drop(out)
 
     def attention_of(self, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        query, key = self.query(x), self.key_value(self._reduced(x)).chunk(2, dim=-1)[0]
+        query, key = self.query(x), self.key_value(self._reduced(x))[..., : x.shape[-1]]
 
         def attend(value: Tensor) -> Tensor:
             value = value.flatten(1, 2)
             if self.sr_ratio > 1:  # the pixels of a patch share its weight
                 value = F.avg_pool2d(pad_to_patch(value, self.sr_ratio), self.sr_ratio)
-            out = self._attention(query, key, value.permute(0, 2, 3, 1))
+            out = self._attention(query, torch.cat((key, value.permute(0, 2, 3, 1)), -1))
             return out.permute(0, 3, 1, 2).unflatten(1, (self.num_heads, -1))
 
         return query.permute(0, 3, 1, 2).unflatten(1, (self.num_heads, -1)), attend
@@ -110,8 +110,10 @@ class SpatialReductionACmix(TwoPaths):
             return x
         return self.norm(self.reduce(pad_to_patch(x.permute(0, 3, 1, 2), self.sr_ratio)).permute(0, 2, 3, 1))
 
-    def _attention(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        heads = (each.flatten(1, 2).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for each in (query, key, value))
+    def _attention(self, query: Tensor, key_value: Tensor) -> Tensor:
+        # Pixels are flattened before key and value are separated: flattening slices, exporters rule out single images.
+        maps = (query.flatten(1, 2), *key_value.flatten(1, 2).chunk(2, dim=-1))
+        heads = (each.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for each in maps)
         out = F.scaled_dot_product_attention(*heads, dropout_p=self.attn_drop_rate if self.training else 0.0)
         return out.transpose(1, 2).reshape(query.shape)
 

@@ -8,7 +8,13 @@ import torch
 from torch import nn
 from torch.torch_version import TorchVersion
 
-from mmacmix.backbones import ACmixResNet, ACmixSwinTransformer, LESAResNet, XVolutionResNet
+from mmacmix.backbones import (
+    ACmixPyramidVisionTransformer,
+    ACmixResNet,
+    ACmixSwinTransformer,
+    LESAResNet,
+    XVolutionResNet,
+)
 from mmacmix.checkpoints import load_checkpoint
 from mmacmix.deploy import fuse
 from mmacmix.deploy.exportable import _AdaptiveAvgPool2d
@@ -101,6 +107,19 @@ def test_files_for_one_size_agree_and_compute_no_indices(build, tmp_path):
     graph = onnx.load(path).graph
     assert not {node.op_type for node in graph.node} & {'Shape', 'Range', 'Mod'}
     assert [side.dim_value for side in graph.input[0].type.tensor_type.shape.dim] == [1, 3, 75, 98]
+
+
+@pytest.mark.slow
+@needs_torch('2.6', 'exporting a network')
+def test_files_for_any_size_take_single_images_and_batches(tmp_path):
+    torch.manual_seed(0)
+    network = ACmixPyramidVisionTransformer(dict(depths=(1, 1, 1, 1), embed_dims=(8, 16, 40, 64)))
+    network, path = fuse(network.eval(), dense=True), tmp_path / 'network.onnx'
+    height, width = export(network, path, 'onnx').smallest
+    for size in ((1, 3, height, width), (2, 3, 133, 218)):
+        image = torch.rand(size) * 255
+        for ours, theirs in zip(network(image), load_file(path)(image), strict=True):
+            torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4 * ours.abs().max().item())
 
 
 @needs_torch('2.6', 'exporting a network')
