@@ -84,8 +84,10 @@ def test_macs_of_acmix_equal_a_count_by_hand(stride):
     ],
 )
 def test_macs_of_layers_equal_the_count_of_torch(layer, shape, monkeypatch):
-    """Apart from a merged convolution path, which costs more, and from aggregation, which torch does not count."""
-    monkeypatch.setattr(shift_conv, 'GROUPED_COST', -1e9)  # compute in factors, not as one plain convolution
+    """Apart from a merged convolution path, whose cost differs, and from aggregation, which torch does not count."""
+    # Compute in factors, neither as one plain convolution nor as one group convolution.
+    monkeypatch.setattr(shift_conv, 'GROUPED_COST', -1e9)
+    monkeypatch.setattr(shift_conv, 'MERGED_OUTPUTS', 0)
     x = torch.rand(shape)
     reported = layer.eval().macs(shape)
     counted = counted_by_torch(layer, x)
