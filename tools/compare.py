@@ -2,6 +2,8 @@
 """Train configs with several seeds each and compare their scores in a table and a chart.
 
 python tools/compare.py configs/ablation/*.py --work-dir work_dirs/ablation
+
+Started again, it goes on where it was interrupted.
 """
 
 import hashlib
@@ -23,7 +25,7 @@ from mmacmix.inference import build_model
 from mmacmix.reporting.comparison import Run, draw_comparison, read_run, table
 from mmacmix.reporting.complexity import Part, model_complexity
 
-TRAIN = Path(__file__).with_name('train.py')
+TRAIN, LAUNCH = (Path(__file__).with_name(name) for name in ('train.py', 'launch.py'))
 
 
 @command_line
@@ -36,13 +38,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         '--jobs', type=positive_int, default=1, help='parallel runs, which share the CPU cores; default: 1'
     )
+    text = 'processes of each run, which share its CPU cores; default: 1'
+    parser.add_argument('--processes', type=positive_int, default=1, help=text)
     parser.add_argument(
         '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='settings that override all configs'
     )
     args = parser.parse_args(argv)
     configs = load_configs(args.configs, args.cfg_options)
     folders = {name: [args.work_dir / name / f'seed{seed}' for seed in range(args.seeds)] for name in configs}
-    train_all([(configs[name], folder) for name in configs for folder in folders[name]], args.jobs, args.cfg_options)
+    jobs = [(configs[name], folder) for name in configs for folder in folders[name]]
+    train_all(jobs, args.jobs, args.processes, args.cfg_options)
     runs = {name: [read_run(folder, args.metric) for folder in each] for name, each in folders.items()}
     report(runs, configs, folders, args.metric, args.work_dir)
 
@@ -52,24 +57,25 @@ def fingerprint(cfg: Config) -> str:
 
 
 def is_finished(cfg: Config, folder: Path) -> bool:
-    """Whether a folder holds a finished run of this config."""
+    """Whether a folder holds a finished run of this config; raises an error if it holds one of another config."""
     cost = folder / 'cost.json'
     if not cost.is_file():
         return False
-    if json.loads(cost.read_text())['config'] != fingerprint(cfg):
+    run = json.loads(cost.read_text())
+    if run['config'] != fingerprint(cfg):
         raise UserError(f'{folder} holds a run of another config or with other options: choose another --work-dir')
-    return True
+    return 'peak_memory' in run
 
 
-def train_all(jobs: list[tuple[Config, Path]], at_a_time: int, options: list[str]) -> None:
+def train_all(jobs: list[tuple[Config, Path]], at_a_time: int, processes: int, options: list[str]) -> None:
     """Train each config in its folder, unless the folder holds a finished run."""
     waiting = [job for job in jobs if not is_finished(*job)]
     if len(waiting) < len(jobs):
         print(f'{len(jobs) - len(waiting)} of {len(jobs)} runs have been finished before')
-    threads = str(max(1, len(os.sched_getaffinity(0)) // at_a_time))
+    threads = str(max(1, len(os.sched_getaffinity(0)) // (at_a_time * processes)))
     start = time.monotonic()
     with ThreadPoolExecutor(at_a_time) as pool:
-        futures = [pool.submit(train, *job, threads, options) for job in waiting]
+        futures = [pool.submit(train, *job, processes, threads, options) for job in waiting]
         try:
             for done, future in enumerate(as_completed(futures), 1):
                 folder = future.result()
@@ -80,14 +86,19 @@ def train_all(jobs: list[tuple[Config, Path]], at_a_time: int, options: list[str
             raise
 
 
-def train(cfg: Config, folder: Path, threads: str, options: list[str]) -> Path:
-    """Train in a separate process and record its peak memory."""
+def train(cfg: Config, folder: Path, processes: int, threads: str, options: list[str]) -> Path:
+    """Train in separate processes, from the last checkpoint if there is one, and record the peak memory of one."""
     folder.mkdir(parents=True, exist_ok=True)
-    log = folder / 'train.log'
+    log, cost = folder / 'train.log', folder / 'cost.json'
+    cost.write_text(json.dumps(dict(config=fingerprint(cfg))))
     seed = folder.name.removeprefix('seed')
-    command = [sys.executable, TRAIN, cfg.filename, '--work-dir', folder]
+    command = [sys.executable]
+    if processes > 1:
+        command += [LAUNCH, '--standalone', f'--nproc_per_node={processes}']
+    command += [TRAIN, cfg.filename, '--work-dir', folder, '--resume']
+    command += ['--launcher', 'pytorch' if processes > 1 else 'none']
     command += ['--cfg-options', f'randomness.seed={seed}', *options]
-    with log.open('w') as output:
+    with log.open('a') as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | dict(OMP_NUM_THREADS=threads)
         )
@@ -95,7 +106,7 @@ def train(cfg: Config, folder: Path, threads: str, options: list[str]) -> Path:
     if status:
         last = log.read_text().strip().splitlines()[-1:]
         raise UserError(f'training {cfg.filename} with seed {seed} failed; {log} ends with: {"".join(last)}')
-    (folder / 'cost.json').write_text(json.dumps(dict(config=fingerprint(cfg), peak_memory=usage.ru_maxrss * 1024)))
+    cost.write_text(json.dumps(dict(config=fingerprint(cfg), peak_memory=usage.ru_maxrss * 1024)))
     return folder
 
 

@@ -22,14 +22,14 @@ from mmacmix.layers import LESA, ACmix, SpatialReductionACmix, WindowACmix
 ROOT = Path(__file__).parents[2] / 'configs'
 EXCLUDED = {'_base_', 'imagenet'}  # the latter is in test_imagenet.py
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob('*.py') if not EXCLUDED & set(path.parts))
-SEGMENTATION = [name for name in CONFIGS if 'upernet' in name or 'sem_fpn' in name]
+SEGMENTATION = [name for name in CONFIGS if 'upernet' in name or name.startswith(('sem_fpn', 'camvid'))]
 DETECTION = [name for name in CONFIGS if name not in SEGMENTATION]
 
 NETWORKS = {'maskrcnn_acmix.py': 'r50', 'upernet_acmix.py': 'swin-t', 'shapes/upernet_acmix-swin_shapes.py': 'swin'}
 BLOCKS = {'swin-t': [2, 2, 6, 2], 'swin-s': [2, 2, 18, 2], 'pvt-t': [2, 2, 2, 2], 'pvt-s': [3, 4, 6, 3]}
 PRETRAINED = {'swin-t': 'swin_tiny', 'swin-s': 'swin_small', 'pvt-t': 'pvt_tiny', 'pvt-s': 'pvt_small'}
 
-ALREADY_SMALL = ('shapes', 'ablation', 'mixing', 'warm_start')
+ALREADY_SMALL = ('shapes', 'ablation', 'mixing', 'warm_start', 'camvid')
 
 # Options for narrower and shallower networks without pretrained weights, and the resulting channels.
 SMALL = {
@@ -117,7 +117,8 @@ def inputs_of(name, cfg):
     for _ in range(2):
         sample = SegDataSample(metainfo=dict(ori_shape=(64, 96), img_shape=(64, 96)))
         labels = torch.randint(cfg.model.decode_head.num_classes, (1, 64, 96))
-        sample.gt_sem_seg = PixelData(data=torch.where(torch.rand(1, 64, 96) < 0.1, 255, labels))
+        void = cfg.model.decode_head.get('ignore_index', 255)
+        sample.gt_sem_seg = PixelData(data=torch.where(torch.rand(1, 64, 96) < 0.1, void, labels))
         samples.append(sample)
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 96), np.uint8)
     return dict(inputs=list(torch.from_numpy(images)), data_samples=samples)
@@ -155,6 +156,7 @@ def test_the_list_of_configs_is_complete():
     ]
     resnets += ['retinanet/retinanet_acmix-r50_fpn_1x_coco.py', 'mask_rcnn/mask-rcnn_lesa-r50_fpn_1x_coco.py']
     resnets += [f'mask_rcnn/mask-rcnn_xvolution-r{depth}_fpn_1x_coco.py' for depth in (34, 50, 101)]
+    shapes += [f'camvid/{layer}.py' for layer in ('acmix', 'plain')]
     shapes += [f'mixing/{layer}.py' for layer in ('acmix', 'lesa', 'plain', 'xvolution')]
     shapes += [
         f'ablation/{variant}.py'

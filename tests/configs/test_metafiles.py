@@ -24,6 +24,7 @@ def test_only_demonstration_configs_are_missing_from_the_index():
     families = {path.name for path in (ROOT / 'configs').iterdir() if path.is_dir() and path.name != '_base_'}
     assert families - {path.parent.name for path in ROOT.glob('configs/*/metafile.yml')} == {
         'ablation',
+        'camvid',
         'mixing',
         'shapes',
         'warm_start',

@@ -32,6 +32,12 @@ def test_two_seeds_become_a_table_and_a_chart(tmp_path, monkeypatch, capsys):
     assert all(2**28 < cost['peak_memory'] < 2**33 for cost in costs)
 
     monkeypatch.chdir(tmp_path)
+    interrupted = tmp_path / 'out/both/seed1'
+    (interrupted / 'cost.json').write_text(json.dumps(dict(config=costs[1]['config'])))
+    load('compare.py').main(list(map(str, arguments)))
+    assert '1 of 2 runs have been finished before' in capsys.readouterr().out
+    assert 'Auto resumed from the latest checkpoint' in (interrupted / 'train.log').read_text()
+
     load('compare.py').main(list(map(str, arguments)))
     printed = capsys.readouterr().out
     assert '2 of 2 runs have been finished before' in printed and rows[2] in printed
@@ -59,4 +65,6 @@ def test_a_failed_run_is_reported_with_its_log(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     told = complaint('compare.py', [CONFIG, '--seeds', 1], capsys)
     assert 'with seed 0 failed; work_dirs/compare/both/seed0/train.log ends with: train.py: ' in told
-    assert 'data/shapes' in told and not list(tmp_path.rglob('cost.json'))
+    assert 'data/shapes' in told
+    (cost,) = tmp_path.rglob('cost.json')
+    assert 'peak_memory' not in json.loads(cost.read_text())  # so the run is not finished
