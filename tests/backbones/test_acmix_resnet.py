@@ -142,6 +142,7 @@ def test_bad_arguments_are_named(arguments, message):
 @pytest.mark.slow
 @needs_torch('2.4', 'compiling without graph breaks')
 def test_is_compiled_once_for_all_sizes_after_the_first():
+    torch.compiler.reset()  # forget the sizes of other tests
     graphs = []
 
     def record(module, inputs):
