@@ -3,7 +3,7 @@
 
 python tools/compare.py configs/ablation/*.py --work-dir work_dirs/ablation
 
-Started again, it goes on where it was interrupted.
+Started again after an interruption, it continues from the last checkpoint.
 """
 
 import hashlib

@@ -36,7 +36,7 @@ def test_two_seeds_become_a_table_and_a_chart(tmp_path, monkeypatch, capsys):
     (interrupted / 'cost.json').write_text(json.dumps(dict(config=costs[1]['config'])))
     load('compare.py').main(list(map(str, arguments)))
     assert '1 of 2 runs have been finished before' in capsys.readouterr().out
-    assert 'Auto resumed from the latest checkpoint' in (interrupted / 'train.log').read_text()
+    assert 'resumed epoch: 0, iter: 2' in (interrupted / 'train.log').read_text()
 
     load('compare.py').main(list(map(str, arguments)))
     printed = capsys.readouterr().out
