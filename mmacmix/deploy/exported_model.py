@@ -21,13 +21,16 @@ class ExportedModel(nn.Module):
         path: A file of ``mmacmix.deploy.export`` with metadata.
 
     Raises:
-        UserError: The file cannot be read, or holds neither a whole segmentor nor a whole detector.
+        UserError: onnxruntime is not installed, or the file cannot be read, or holds neither a whole segmentor nor a
+            whole detector.
     """
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()
-        import onnxruntime
-
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise UserError(f'{path} needs onnxruntime: pip install onnxruntime') from error
         try:
             self.session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
         except Exception as error:

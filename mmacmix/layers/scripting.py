@@ -1,4 +1,4 @@
-"""What ``torch.jit.script`` gets to hear."""
+"""The error of ``torch.jit.script`` for modules of this package."""
 
 from typing import NoReturn
 

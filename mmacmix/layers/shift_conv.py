@@ -107,10 +107,14 @@ class ShiftConv(nn.Module):
         return dense <= self.stride**2 * taps * in_channels + GROUPED_COST * heads * taps**2
 
     def of_projections(self, projections: Tensor, rate: Tensor) -> Tensor:
-        """Apply the path to query, key and value: ``(B, head_dim, inputs, H, W)``, see ``by_index``.
+        """Apply the path to maps that are projected already.
+
+        Args:
+            projections: Query, key and value, ``(B, head_dim, inputs, H, W)``, see ``by_index``.
+            rate: Factor of the output, ``(1,)``.
 
         Returns:
-            ``rate`` times the path, ``(B, num_heads * head_dim, ceil(H / stride), ceil(W / stride))``.
+            ``(B, num_heads * head_dim, ceil(H / stride), ceil(W / stride))``.
         """
         mixing, mixing_bias = self._scaled_mixing(rate)
         if self.num_heads > MERGED_OUTPUTS * self.heads_per_kernel:

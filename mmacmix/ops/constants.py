@@ -1,6 +1,6 @@
 """Tensors that depend on nothing but sizes, computed once."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, wraps
 from typing import Any
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .exporting import is_exporting, is_recording
-from .torch_versions import is_dynamo_compiling, is_transforming, without_modes
+from .exporting import are_numbers, is_exporting, is_recording
+from .torch_versions import is_transforming, without_modes
 
 # Those of a few image sizes: 800 x 1344 pixels take 7 MB in all, and a training with random sizes sees hundreds.
 _MOST_SIZES = 32
@@ -34,7 +34,7 @@ def constant(build: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(build)
     def build_once(like: Tensor, *arguments: Any) -> Any:
         # torch.jit.trace would record the computation the first time only, and its check traces twice.
-        if is_exporting() and not (is_dynamo_compiling() or torch.jit.is_tracing()) and _are_numbers(arguments):
+        if is_exporting() and not torch.jit.is_tracing() and are_numbers(arguments):
             with without_modes():
                 return cached(like.device, _stream(like.device), *arguments)
         if _recorded is not None:
@@ -61,13 +61,6 @@ def constants_recorded_once() -> Iterator[None]:
         yield
     finally:
         _recorded = None
-
-
-def _are_numbers(arguments: Iterable[Any]) -> bool:
-    """Whether no argument is a symbolic size."""
-    return not any(
-        isinstance(each, torch.SymInt) or (isinstance(each, tuple) and not _are_numbers(each)) for each in arguments
-    )
 
 
 def _is_capturing(device: torch.device) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from . import torch_versions
 
@@ -18,6 +19,12 @@ def is_exporting() -> bool:
     return torch.jit.is_tracing() or torch_versions.is_exporting()
 
 
-def are_numbers(sizes: Iterable[Any]) -> bool:
-    """Whether no size stands for several: those of compilers look like numbers, but may not be compared with any."""
-    return not torch_versions.is_dynamo_compiling() and all(isinstance(each, int) for each in sizes)
+def are_numbers(values: Iterable[Any]) -> bool:
+    """Whether no value, also in nested tuples, is a size that stands for several, as exporters and compilers have them.
+
+    Those of compilers look like numbers, but may not be compared with any.
+    """
+    symbolic = torch.SymInt, Tensor  # of torch.export and of torch.jit.trace
+    return not torch_versions.is_dynamo_compiling() and not any(
+        isinstance(each, symbolic) or (isinstance(each, tuple) and not are_numbers(each)) for each in values
+    )

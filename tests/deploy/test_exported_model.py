@@ -1,6 +1,7 @@
 """Exported files predict, in the hosts' evaluation, what their networks predict."""
 
 import pickle
+import sys
 
 import cv2
 import numpy as np
@@ -64,7 +65,7 @@ def test_masks_are_pasted_as_in_mmdetection(box):
     torch.testing.assert_close(_paste(mask, box, (24, 33)), expected[0], rtol=0, atol=1e-4)
 
 
-def test_unsuitable_files_are_refused(tmp_path, capsys):
+def test_unsuitable_files_are_refused(tmp_path, capsys, monkeypatch):
     config, path = ROOT / TINY['mmdet'][0], tmp_path / 'network.onnx'
     path.write_bytes(b'no network')
     assert f'{path} cannot be run by onnxruntime: ' in complaint('test.py', [config, path], capsys)
@@ -72,5 +73,8 @@ def test_unsuitable_files_are_refused(tmp_path, capsys):
     assert 'is neither a whole segmentor nor a whole detector' in complaint('test.py', [config, path], capsys)
     export(torch.nn.Conv2d(3, 4, 3), path, 'onnx', (8, 9), dict(part='segmentor'))
     assert '--fuse and --tta are for checkpoints' in complaint('test.py', [config, path, '--fuse'], capsys)
+    with monkeypatch.context() as missing:
+        missing.setitem(sys.modules, 'onnxruntime', None)
+        assert f'{path} needs onnxruntime: pip install' in complaint('test.py', [config, path], capsys)
     with pytest.raises(UserError, match='takes images of 8x9 only, and the config resizes one to 8x10'):
         ExportedModel(path).test_step(dict(inputs=[torch.zeros(3, 8, 10)], data_samples=[None]))

@@ -90,19 +90,8 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = dict(
-    batch_size=1,
-    num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        metainfo=metainfo,
-        ignore_index=void,
-        img_suffix='.png',
-        data_prefix=dict(img_path='test', seg_map_path='testannot'),
-        pipeline=test_pipeline,
-    ),
+    val_dataloader,
+    dataset=dict(val_dataloader['dataset'], data_prefix=dict(img_path='test', seg_map_path='testannot')),
 )
 
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'], ignore_index=void)
