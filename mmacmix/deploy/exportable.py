@@ -52,6 +52,7 @@ class Exportable(nn.Module):
             self.network.eval()
         for module in list(self.network.modules()):
             _replace_pooling(module)
+            _replace_upsampling(module)
             _rename_keywords(module)
 
     def forward(self, image: Tensor) -> list[Tensor]:
@@ -108,6 +109,13 @@ def _replace_pooling(module: nn.Module) -> None:
         if isinstance(child, nn.AdaptiveAvgPool2d):
             size = child.output_size
             setattr(module, name, _AdaptiveAvgPool2d(size if isinstance(size, tuple) else (size, size)))
+
+
+def _replace_upsampling(module: nn.Module) -> None:
+    """Replace MMSegmentation's ``Upsample``, whose sizes, computed in floats, are constants to exporters."""
+    for name, child in module.named_children():
+        if type(child).__name__ == 'Upsample' and not isinstance(child, nn.Upsample) and child.scale_factor:
+            setattr(module, name, nn.Upsample(None, child.scale_factor, child.mode, child.align_corners))
 
 
 def _rename_keywords(module: nn.Module) -> None:

@@ -64,6 +64,21 @@ def test_pooling_equals_that_of_torch(sides, size):
     torch.testing.assert_close(_AdaptiveAvgPool2d(sides)(x), nn.AdaptiveAvgPool2d(sides)(x))
 
 
+@needs_torch('2.6', 'exporting a network')
+def test_upsampling_of_mmsegmentation_is_exported_for_any_size():
+    from mmseg.models.utils import Upsample
+
+    from mmacmix.deploy.exportable import _replace_upsampling
+
+    network = nn.Sequential(Upsample(scale_factor=2, mode='bilinear', align_corners=False))
+    maps = [torch.rand(2, 3, *size) for size in ((8, 10), (7, 13))]
+    expected = [network(x) for x in maps]
+    _replace_upsampling(network)
+    free = torch.export.Dim.DYNAMIC
+    exported = torch.export.export(network, (maps[0],), dynamic_shapes=[{2: free, 3: free}]).module()
+    torch.testing.assert_close([exported(x) for x in maps], expected)
+
+
 @pytest.mark.slow
 @needs_torch('2.6', 'exporting a network')
 @pytest.mark.parametrize('form, suffix', [('onnx', 'onnx'), ('torch-export', 'pt2')])
