@@ -31,13 +31,14 @@ def test_two_seeds_become_a_table_and_a_chart(tmp_path, monkeypatch, capsys):
     costs = [json.loads((tmp_path / f'out/both/seed{seed}/cost.json').read_text()) for seed in (0, 1)]
     assert all(2**28 < cost['peak_memory'] < 2**33 for cost in costs)
 
-    monkeypatch.chdir(tmp_path)
     interrupted = tmp_path / 'out/both/seed1'
     (interrupted / 'cost.json').write_text(json.dumps(dict(config=costs[1]['config'])))
-    load('compare.py').main(list(map(str, arguments)))
-    assert '1 of 2 runs have been finished before' in capsys.readouterr().out
+    done = start(ROOT / 'tools' / 'compare.py', *arguments, cwd=tmp_path)
+    assert '1 of 2 runs have been finished before' in done.stdout
     assert 'resumed epoch: 0, iter: 2' in (interrupted / 'train.log').read_text()
+    rows = (tmp_path / 'out' / 'table.md').read_text().splitlines()
 
+    monkeypatch.chdir(tmp_path)
     load('compare.py').main(list(map(str, arguments)))
     printed = capsys.readouterr().out
     assert '2 of 2 runs have been finished before' in printed and rows[2] in printed
