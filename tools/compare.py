@@ -41,7 +41,11 @@ def main(argv: list[str] | None = None) -> None:
     text = 'processes of each run, which share its CPU cores; default: 1'
     parser.add_argument('--processes', type=positive_int, default=1, help=text)
     parser.add_argument(
-        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='settings that override all configs'
+        '--cfg-options',
+        nargs='+',
+        default=[],
+        metavar='KEY=VALUE',
+        help='settings that override all configs, where {seed} stands for the seed of a run',
     )
     args = parser.parse_args(argv)
     configs = load_configs(args.configs, args.cfg_options)
@@ -97,7 +101,7 @@ def train(cfg: Config, folder: Path, processes: int, threads: str, options: list
         command += [LAUNCH, '--standalone', f'--nproc_per_node={processes}']
     command += [TRAIN, cfg.filename, '--work-dir', folder, '--resume']
     command += ['--launcher', 'pytorch' if processes > 1 else 'none']
-    command += ['--cfg-options', f'randomness.seed={seed}', *options]
+    command += ['--cfg-options', f'randomness.seed={seed}', *(each.replace('{seed}', seed) for each in options)]
     with log.open('a') as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | dict(OMP_NUM_THREADS=threads)

@@ -8,6 +8,7 @@ python tools/convert_checkpoint.py mmacmix work_dirs/maskrcnn_acmix/epoch_12.pth
 
 import io
 from argparse import ArgumentParser
+from collections.abc import Sequence
 from pathlib import Path
 
 import mmcv
@@ -15,8 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmacmix.backbones import ACmixResNet
+from mmacmix.backbones.norm_statistics import unfold_norms
 from mmacmix.backbones.warm_start import refined
-from mmacmix.checkpoints import SOURCES, convert, load_checkpoint, state_dict_of
+from mmacmix.checkpoints import SOURCES, convert, load_checkpoint, open_nsfw, state_dict_of
 from mmacmix.checkpoints.resnet import kernel_errors
 from mmacmix.checkpoints.safetensors_files import safetensors_bytes
 from mmacmix.cli import command_line, run
@@ -26,7 +29,7 @@ from mmacmix.inference import read_image
 
 OWN = 'mmacmix'
 IMAGES, SIDE = 32, 224
-MEAN, STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])  # of ImageNet, RGB
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of ImageNet, RGB
 
 
 @command_line
@@ -37,13 +40,15 @@ def main(argv: list[str] | None = None) -> None:
         choices=[*SOURCES, OWN],
         help=f'kind of the published checkpoint; {OWN} keeps names and changes the format',
     )
-    parser.add_argument('input', metavar='in', help='checkpoint file, of torch or safetensors')
+    parser.add_argument('input', metavar='in', help='checkpoint file, of torch or safetensors, or ONNX of open-nsfw')
     parser.add_argument('output', metavar='out', type=Path, help='file to write; .safetensors selects this format')
-    text = f'refine the approximation of resnet on the first {IMAGES} images of a folder, normalised as for ImageNet'
+    text = f'folder whose first {IMAGES} images refine the approximation of resnet, or give open-nsfw statistics'
     parser.add_argument('--images', type=Path, metavar='DIR', help=text)
     args = parser.parse_args(argv)
-    if args.images and args.source != 'resnet':
-        parser.error(f'--images refines the approximation that resnet needs, got {args.source}')
+    if args.images and args.source not in ('resnet', 'open-nsfw'):
+        parser.error(f'--images is for resnet and open-nsfw, got {args.source}')
+    if args.source == 'open-nsfw' and not args.images:
+        parser.error('open-nsfw needs --images: its normalisation is folded, and images give it statistics again')
     if not args.output.parent.is_dir():
         raise UserError(f'{args.output} cannot be written: there is no folder {args.output.parent}')
     checkpoint = load_checkpoint(args.input)
@@ -52,10 +57,15 @@ def main(argv: list[str] | None = None) -> None:
         converted, meta = original, checkpoint.get('meta') or {}
     else:
         converted, meta = convert(original, args.source), dict(source=args.source)
+    if args.source == 'open-nsfw':
+        network = ACmixResNet(**open_nsfw.ARGUMENTS, stage_with_acmix=(False,) * 4)
+        network.load_state_dict(converted)
+        unfold_norms(network, _read_images(args.images, open_nsfw.MEAN, open_nsfw.STD, rgb=False))
+        converted = network.state_dict()
     if args.source == 'resnet':
         errors = {'kernel': kernel_errors(original, converted)}
         if args.images:
-            converted, fits = refined(original, converted, _read_images(args.images))
+            converted, fits = refined(original, converted, _read_images(args.images, MEAN, STD))
             for index, title in enumerate(('output', 'output, refined')):
                 errors[title] = {layer: fit[index] for layer, fit in fits.items()}
     if args.output.suffix == '.safetensors':
@@ -82,8 +92,8 @@ def _print_errors(errors: dict[str, dict[str, float]]) -> None:
         print(f'{layer:16}' + ''.join(f'{each[layer]:16.3f}' for each in errors.values()))
 
 
-def _read_images(folder: Path) -> Tensor:
-    """Centre crops, normalised as for ImageNet: ``(B, 3, 224, 224)``."""
+def _read_images(folder: Path, mean: Sequence[float], std: Sequence[float], rgb: bool = True) -> Tensor:
+    """Normalised centre crops: ``(B, 3, 224, 224)``."""
     suffixes = ('.jpg', '.jpeg', '.png')
     paths = sorted(path for path in folder.glob('*') if path.suffix.lower() in suffixes)[:IMAGES]
     if not paths:
@@ -92,7 +102,8 @@ def _read_images(folder: Path) -> Tensor:
     for path in paths:
         image = mmcv.imrescale(read_image(path), (SIDE, float('inf')))  # the shorter side is SIDE
         top, left = (image.shape[0] - SIDE) // 2, (image.shape[1] - SIDE) // 2
-        images.append(torch.from_numpy(mmcv.imnormalize(image[top : top + SIDE, left : left + SIDE], MEAN, STD)))
+        crop = image[top : top + SIDE, left : left + SIDE]
+        images.append(torch.from_numpy(mmcv.imnormalize(crop, np.array(mean), np.array(std), to_rgb=rgb)))
     return torch.stack(images).permute(0, 3, 1, 2)
 
 

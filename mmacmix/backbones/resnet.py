@@ -20,8 +20,8 @@ _RESERVED = ('bias', 'dilation', 'groups', 'in_channels', 'kernel_size', 'out_ch
 class Block(BackboneBlock):
     """Base of the residual blocks, from ``in_channels`` to ``channels * expansion``.
 
-    ``conv`` builds the 3x3 convolutions or the layers that replace them. ``zero_init`` initialises the scale of the
-    last normalisation with 0.
+    ``conv`` builds the 3x3 convolutions or the layers that replace them. ``style`` matters to bottlenecks alone.
+    ``zero_init`` initialises the scale of the last normalisation with 0.
     """
 
     expansion: int
@@ -33,13 +33,14 @@ class Block(BackboneBlock):
         stride: int,
         dilation: int,
         conv: Callable[..., nn.Module],
+        style: str,
         norm_cfg: dict,
         with_cp: bool,
         zero_init: bool,
     ) -> None:
         super().__init__(with_cp)
         conv3x3 = partial(conv, kernel_size=3, padding=dilation, dilation=dilation, bias=False)
-        self._add_convs(in_channels, channels, stride, conv3x3)
+        self._add_convs(in_channels, channels, stride, conv3x3, style)
         #: For ``mmacmix.deploy.fuse``.
         self.conv_norm_pairs = [
             (name, _add_norm(self, norm_cfg, layer.out_channels, index))
@@ -56,7 +57,9 @@ class Block(BackboneBlock):
                 build_norm_layer(norm_cfg, out_channels)[1],
             )
 
-    def _add_convs(self, in_channels: int, channels: int, stride: int, conv3x3: Callable[..., nn.Module]) -> None:
+    def _add_convs(
+        self, in_channels: int, channels: int, stride: int, conv3x3: Callable[..., nn.Module], style: str
+    ) -> None:
         raise NotImplementedError
 
     def _norm(self, index: int) -> nn.Module:
@@ -74,7 +77,9 @@ class BasicBlock(Block):
 
     expansion = 1
 
-    def _add_convs(self, in_channels: int, channels: int, stride: int, conv3x3: Callable[..., nn.Module]) -> None:
+    def _add_convs(
+        self, in_channels: int, channels: int, stride: int, conv3x3: Callable[..., nn.Module], style: str
+    ) -> None:
         self.conv1 = conv3x3(in_channels, channels, stride=stride)
         self.conv2 = conv3x3(channels, channels)
 
@@ -86,14 +91,17 @@ class BasicBlock(Block):
 
 
 class Bottleneck(Block):
-    """1x1, 3x3 and 1x1 convolutions, the 3x3 with the stride."""
+    """1x1, 3x3 and 1x1 convolutions; the 3x3 has the stride, or with ``style='caffe'`` the first 1x1."""
 
     expansion = 4
     norm3 = property(lambda self: self._norm(3))
 
-    def _add_convs(self, in_channels: int, channels: int, stride: int, conv3x3: Callable[..., nn.Module]) -> None:
-        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
-        self.conv2 = conv3x3(channels, channels, stride=stride)
+    def _add_convs(
+        self, in_channels: int, channels: int, stride: int, conv3x3: Callable[..., nn.Module], style: str
+    ) -> None:
+        strides = (stride, 1) if style == 'caffe' else (1, stride)
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, stride=strides[0], bias=False)
+        self.conv2 = conv3x3(channels, channels, stride=strides[1])
         self.conv3 = nn.Conv2d(channels, channels * self.expansion, 1, bias=False)
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -105,7 +113,7 @@ class Bottleneck(Block):
 
 
 class ResNet(BaseBackbone):
-    """Base of ``ACmixResNet``, ``XVolutionResNet`` and ``LESAResNet``; the stride is in the 3x3 convolutions.
+    """Base of ``ACmixResNet``, ``XVolutionResNet`` and ``LESAResNet``.
 
     Arguments shared with MMDetection's ResNet have the same meaning and default.
 
@@ -120,6 +128,8 @@ class ResNet(BaseBackbone):
         strides: Stride of each stage. Default: ``(1, 2, 2, 2)``.
         dilations: Dilation of each stage. Default: ``(1, 1, 1, 1)``.
         out_indices: Stages whose output is returned. Default: ``(0, 1, 2, 3)``.
+        style: Where bottlenecks have their stride: ``'pytorch'``, in the 3x3 convolution, or ``'caffe'``, in the first
+            1x1 convolution, as pretrained weights of Caffe need it. Default: ``'pytorch'``.
         deep_stem: Three 3x3 convolutions instead of one 7x7. Default: False.
         frozen_stages: Number of stages to freeze together with the stem; 0 freezes the stem alone, -1 nothing.
             Default: -1.
@@ -155,6 +165,7 @@ class ResNet(BaseBackbone):
         strides: Sequence[int] = (1, 2, 2, 2),
         dilations: Sequence[int] = (1, 1, 1, 1),
         out_indices: Sequence[int] = (0, 1, 2, 3),
+        style: str = 'pytorch',
         deep_stem: bool = False,
         frozen_stages: int = -1,
         norm_cfg: dict = dict(type='BN', requires_grad=True),
@@ -165,6 +176,7 @@ class ResNet(BaseBackbone):
     ) -> None:
         check_choice(tuple(self.arch_settings), depth=depth)
         check_choice((1, 2, 3, 4), num_stages=num_stages)
+        check_choice(('pytorch', 'caffe'), style=style)
         check_integers(base_channels=base_channels)
         stem_channels = base_channels if stem_channels is None else stem_channels
         check_integers(2 if deep_stem else 1, stem_channels=stem_channels)
@@ -188,9 +200,8 @@ class ResNet(BaseBackbone):
                 conv = (
                     partial(self.layer, **layer_args) if self._has_layer(stage_with_layer, stage, block) else nn.Conv2d
                 )
-                res_layer.append(
-                    block_type(channels, width, stride, dilations[stage], conv, norm_cfg, with_cp, zero_init_residual)
-                )
+                settings = (dilations[stage], conv, style, norm_cfg, with_cp, zero_init_residual)
+                res_layer.append(block_type(channels, width, stride, *settings))
                 channels = width * block_type.expansion
             self.res_layers.append(f'layer{stage + 1}')
             self.add_module(self.res_layers[-1], res_layer)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import LibraryError, UserError, first_line
 from .data_pickle import TORCH_IS_OLD, load_data, training_state_types
+from .onnx_files import read_onnx
 from .safetensors_files import is_safetensors, read_safetensors
 
 _CODE = 'it holds Python objects, which could run code, beside its tensors'
@@ -34,7 +35,8 @@ class WeightsError(UserError):
 def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
     """Read a checkpoint, or a training state of MMEngine, without running code from it.
 
-    A file of the format safetensors, whatever its name, is returned as a checkpoint with ``state_dict`` and ``meta``.
+    A file of the format safetensors, whatever its name, is returned as a checkpoint with ``state_dict`` and ``meta``,
+    and so are the convolutions of a file whose name ends with ``.onnx``.
 
     Args:
         path: A file, an ``http(s)://`` address (downloaded once into torch's cache), or any other address that
@@ -42,7 +44,7 @@ def load_checkpoint(path: str | Path, map_location: Any = 'cpu') -> Any:
         map_location: As in ``torch.load``; for safetensors a device, or else the CPU is used. Default: ``'cpu'``.
 
     Raises:
-        LibraryError: The file needs the package safetensors, which is not installed.
+        LibraryError: The file needs the package safetensors or onnx, which is not installed.
         WeightsError: The file is missing, is not a checkpoint, or contains anything but data.
     """
     path = os.path.expanduser(path)
@@ -87,6 +89,8 @@ def _downloaded(url: str) -> str:
 def _load(path: str, map_location: Any) -> Any:
     if is_safetensors(path):
         return read_safetensors(path, map_location)
+    if path.endswith('.onnx'):
+        return read_onnx(path)
     try:
         if TORCH_IS_OLD:
             return load_data(path, map_location)

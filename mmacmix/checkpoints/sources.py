@@ -7,6 +7,7 @@ from torch import Tensor
 from ..errors import UserError
 from .acmix import convert_acmix
 from .acmix_resnet import convert_acmix_resnet
+from .open_nsfw import convert_open_nsfw
 from .pvt import convert_pvt
 from .resnet import convert_resnet
 from .swin import convert_acmix_swin, convert_swin
@@ -17,6 +18,7 @@ SOURCES: dict[str, Callable[[StateDict], StateDict]] = {
     'acmix': convert_acmix,
     'acmix-resnet': convert_acmix_resnet,
     'acmix-swin': convert_acmix_swin,
+    'open-nsfw': convert_open_nsfw,
     'pvt': convert_pvt,
     'resnet': convert_resnet,
     'swin': convert_swin,
@@ -32,7 +34,8 @@ def convert(state_dict: Mapping[str, Tensor], source: str) -> StateDict:
         source: ``'acmix'``, one published ACmix operator, for ``mmacmix.layers.ACmix``; ``'acmix-resnet'``, a
             published ACmix-ResNet classifier, for ``mmacmix.backbones.ACmixResNet``; ``'acmix-swin'``, a published
             ACmix-Swin classifier, or ``'swin'``, a plain Swin Transformer of the original repository, MMDetection,
-            MMSegmentation, MMPretrain or timm, for ``mmacmix.backbones.ACmixSwinTransformer``; ``'pvt'``, a plain
+            MMSegmentation, MMPretrain or timm, for ``mmacmix.backbones.ACmixSwinTransformer``; ``'open-nsfw'``, the
+            convolutions of Yahoo's open_nsfw in ONNX, for a plain ResNet of half the width; ``'pvt'``, a plain
             Pyramid Vision Transformer of the original repository or of MMDetection, for
             ``mmacmix.backbones.ACmixPyramidVisionTransformer``; ``'resnet'``, a plain bottleneck ResNet, for
             ``mmacmix.backbones.ACmixResNet`` with 4 heads, an approximation.

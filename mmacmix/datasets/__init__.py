@@ -7,6 +7,7 @@ check_openmmlab()
 from .annotations import checked_annotations
 from .files import check_maps
 from .items import checked_items
+from .penn_fudan import write_penn_fudan
 from .shapes import CLASSES, PALETTE, SEMANTIC_CLASSES, SEMANTIC_PALETTE, Scene, draw_scene, write_shapes
 from .wrappers import innermost
 
@@ -21,5 +22,6 @@ __all__ = [
     'checked_items',
     'draw_scene',
     'innermost',
+    'write_penn_fudan',
     'write_shapes',
 ]

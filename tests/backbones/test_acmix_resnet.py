@@ -70,11 +70,12 @@ def test_stage_with_acmix_keeps_plain_convolutions_elsewhere():
     assert kinds == [{nn.Conv2d}, {nn.Conv2d}, {ACmix}, {ACmix}]
 
 
-def test_plain_stages_equal_the_hosts_resnet():
+@pytest.mark.parametrize('style', ['pytorch', 'caffe'])
+def test_plain_stages_equal_the_hosts_resnet(style):
     from mmdet.models.backbones import ResNet
 
-    plain = ResNet(50, base_channels=8, norm_eval=False).double()
-    ours = small(depth=50, stage_with_acmix=(False,) * 4, norm_eval=False).double()
+    plain = ResNet(50, base_channels=8, style=style, norm_eval=False).double()
+    ours = small(depth=50, stage_with_acmix=(False,) * 4, style=style, norm_eval=False).double()
     ours.load_state_dict(plain.state_dict())
     images = torch.rand(2, 3, 64, 64, dtype=torch.float64)
     for expected, actual in zip(plain(images), ours(images), strict=True):

@@ -26,6 +26,7 @@ def test_only_demonstration_configs_are_missing_from_the_index():
         'ablation',
         'camvid',
         'mixing',
+        'pennfudan',
         'shapes',
         'warm_start',
     }

@@ -70,7 +70,7 @@ def test_images_are_cropped_and_normalised(tmp_path, height, width):
     stripes = np.zeros((height, width, 3), np.uint8)
     stripes[..., 0] = 255
     Image.fromarray(stripes).save(tmp_path / 'red.png')
-    (image,) = load('convert_checkpoint.py')._read_images(tmp_path)
+    (image,) = load('convert_checkpoint.py')._read_images(tmp_path, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
     assert image.shape == (3, 224, 224)
     red = torch.tensor([(255 - 123.675) / 58.395, -116.28 / 57.12, -103.53 / 57.375])
     torch.testing.assert_close(image, red[:, None, None].expand_as(image))
@@ -82,7 +82,7 @@ def test_unusable_images_are_reported(tmp_path, capsys):
     assert 'there is no image in' in complaint('convert_checkpoint.py', command, capsys)
     (tmp_path / 'broken.png').write_bytes(b'no image')
     assert 'broken.png cannot be read as an image' in complaint('convert_checkpoint.py', command, capsys)
-    assert '--images refines' in complaint('convert_checkpoint.py', ['swin', *command[1:]], capsys)
+    assert '--images is for resnet and open-nsfw' in complaint('convert_checkpoint.py', ['swin', *command[1:]], capsys)
     assert not (tmp_path / 'out.pth').exists()
 
 
