@@ -108,9 +108,12 @@ def inputs_of(name, cfg):
     if name in DETECTION:
         from mmdet.testing import demo_mm_inputs
 
-        classes = 1 if name.startswith('pennfudan') else 6
         with_mask = 'mask_head' in cfg.model.get('roi_head', {})
-        return demo_mm_inputs(2, [[3, 96, 128], [3, 65, 97]], num_classes=classes, with_mask=with_mask)
+        inputs = demo_mm_inputs(2, [[3, 96, 128], [3, 65, 97]], num_classes=6, with_mask=with_mask)
+        if name.startswith('pennfudan'):  # one class
+            for sample in inputs['data_samples']:
+                sample.gt_instances.labels.zero_()
+        return inputs
     from mmseg.structures import SegDataSample
 
     samples = []
