@@ -65,7 +65,11 @@ def main(argv: list[str] | None = None) -> None:
     if args.source == 'resnet':
         errors = {'kernel': kernel_errors(original, converted)}
         if args.images:
-            converted, fits = refined(original, converted, _read_images(args.images, MEAN, STD))
+            if checkpoint.get('meta', {}).get('source') == 'open-nsfw':
+                images, style = _read_images(args.images, open_nsfw.MEAN, open_nsfw.STD, rgb=False), 'caffe'
+            else:
+                images, style = _read_images(args.images, MEAN, STD), 'pytorch'
+            converted, fits = refined(original, converted, images, style)
             for index, title in enumerate(('output', 'output, refined')):
                 errors[title] = {layer: fit[index] for layer, fit in fits.items()}
     if args.output.suffix == '.safetensors':

@@ -15,7 +15,7 @@ from .acmix_resnet import ACmixResNet
 
 
 def refined(
-    plain: dict[str, Tensor], converted: dict[str, Tensor], images: Tensor
+    plain: dict[str, Tensor], converted: dict[str, Tensor], images: Tensor, style: str = 'pytorch'
 ) -> tuple[dict[str, Tensor], dict[str, tuple[float, float]]]:
     """Refine the result of ``convert(plain, 'resnet')``.
 
@@ -23,6 +23,7 @@ def refined(
         plain: State dict of a plain ResNet.
         converted: The converted state dict.
         images: ``(B, 3, H, W)``, normalised as for training.
+        style: Of the ResNets. Default: ``'pytorch'``.
 
     Returns:
         The refined state dict, and the errors that ``refine`` returns.
@@ -31,7 +32,7 @@ def refined(
         UserError: No depth of ACmix-ResNet has as many blocks.
     """
     plain = {name: tensor for name, tensor in without_backbone_prefix(plain).items() if not name.startswith(CLASSIFIER)}
-    arguments = _arguments(plain)
+    arguments = dict(_arguments(plain), style=style)
     network = ACmixResNet(**arguments)
     network.load_state_dict(converted)
     target = ACmixResNet(**arguments, stage_with_acmix=(False,) * 4).eval()

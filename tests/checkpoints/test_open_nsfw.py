@@ -10,7 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 from mmacmix.backbones import ACmixResNet
 from mmacmix.checkpoints import WeightsError, convert, load_checkpoint
 from mmacmix.checkpoints.open_nsfw import ARGUMENTS, DEPTHS
+from mmacmix.datasets import write_shapes
 from mmacmix.errors import UserError
+from tests.tooling import complaint, load
 
 PLAIN = dict(ARGUMENTS, stage_with_acmix=(False,) * 4)
 
@@ -84,3 +86,19 @@ def test_other_files_are_refused(file, tmp_path):
     cut.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(WeightsError, match='cut.onnx cannot be read as a checkpoint'):
         load_checkpoint(cut)
+
+
+def test_the_tool_gives_the_normalisation_statistics(file, tmp_path, capsys):
+    write_shapes(tmp_path / 'shapes', train=2, val=1)
+    command = ['open-nsfw', file, tmp_path / 'plain.pth']
+    assert 'open-nsfw needs --images' in complaint('convert_checkpoint.py', command, capsys)
+    command += ['--images', tmp_path / 'shapes/images/train']
+    load('convert_checkpoint.py').main(list(map(str, command)))
+    networks = [ACmixResNet(**PLAIN).eval() for _ in range(2)]
+    networks[0].load_state_dict(convert(load_checkpoint(file)['state_dict'], 'open-nsfw'))
+    networks[1].load_state_dict(load_checkpoint(tmp_path / 'plain.pth')['state_dict'])
+    assert (networks[0].bn1.running_mean == 0).all() and (networks[1].bn1.running_mean != 0).all()
+    image = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        before, after = (network(image)[-1] for network in networks)
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4 * before.abs().max().item())

@@ -160,7 +160,7 @@ def test_the_list_of_configs_is_complete():
     resnets += ['retinanet/retinanet_acmix-r50_fpn_1x_coco.py', 'mask_rcnn/mask-rcnn_lesa-r50_fpn_1x_coco.py']
     resnets += [f'mask_rcnn/mask-rcnn_xvolution-r{depth}_fpn_1x_coco.py' for depth in (34, 50, 101)]
     shapes += [f'camvid/{layer}.py' for layer in ('acmix', 'plain')]
-    shapes += [f'pennfudan/{start}.py' for start in ('copied', 'plain', 'random')]
+    shapes += [f'pennfudan/{start}.py' for start in ('approximated', 'copied', 'plain', 'random')]
     shapes += [f'mixing/{layer}.py' for layer in ('acmix', 'lesa', 'plain', 'xvolution')]
     shapes += [
         f'ablation/{variant}.py'
