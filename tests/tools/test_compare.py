@@ -13,7 +13,7 @@ OPTIONS = [
     'train_cfg.max_iters=2', 'train_cfg.val_interval=1', 'train_dataloader.batch_size=1',
     'train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False',
     'val_dataloader.num_workers=0', 'val_dataloader.persistent_workers=False', 'default_hooks.logger.interval=1',
-    'model.test_cfg.rcnn.score_thr=0.0',
+    'model.test_cfg.rcnn.score_thr=0.0', 'visualizer.name=run{seed}',
 ]  # fmt: skip
 
 
@@ -27,7 +27,7 @@ def test_two_seeds_become_a_table_and_a_chart(tmp_path, monkeypatch, capsys):
     assert len(rows) == 3 and rows[2].startswith('| both | 0.') and rows[0].count('|') == rows[2].count('|')
     assert (tmp_path / 'out' / 'chart.png').stat().st_size > 5000
     logs = [(tmp_path / f'out/both/seed{seed}/train.log').read_text() for seed in (0, 1)]
-    assert 'seed: 0' in logs[0] and 'seed: 1' in logs[1]
+    assert all(f'seed: {seed}' in log and f"name='run{seed}'" in log for seed, log in enumerate(logs))
     costs = [json.loads((tmp_path / f'out/both/seed{seed}/cost.json').read_text()) for seed in (0, 1)]
     assert all(2**28 < cost['peak_memory'] < 2**33 for cost in costs)
 
