@@ -1,7 +1,7 @@
 """ACmix and related operators for OpenMMLab.
 
 Operators and layers need only torch. If MMEngine and MMCV are installed, importing this package also registers the
-layers and backbones in MMEngine's root registry; it has no other effect on the process.
+layers, backbones and necks in MMEngine's root registry; it has no other effect on the process.
 """
 
 from importlib import import_module
@@ -12,12 +12,13 @@ from .versions import has_openmmlab
 
 __all__ = ['__version__', 'checkpoints', 'deploy', 'layers', 'ops']
 
-_OPENMMLAB = ('backbones', 'datasets', 'engine', 'inference', 'reporting')  # subpackages that need MMEngine and MMCV
+# Subpackages that need MMEngine and MMCV.
+_OPENMMLAB = ('backbones', 'datasets', 'engine', 'inference', 'necks', 'reporting')
 
 if has_openmmlab():
-    from . import backbones, datasets, engine, registration, reporting  # noqa: F401
+    from . import backbones, datasets, engine, necks, registration, reporting  # noqa: F401
 
-    __all__ += ['backbones', 'datasets', 'engine', 'reporting']
+    __all__ += ['backbones', 'datasets', 'engine', 'necks', 'reporting']
 
 
 def __getattr__(name: str):

@@ -40,7 +40,7 @@ ABOUT_SEGMENTORS = [item for item in SNIPPETS if item[0] in ('weights', 'ade20k'
 
 
 def test_snippets_of_each_kind_are_found():
-    assert len(CONFIGS) >= 3 and len(MODULES) >= 2 and len(ABOUT_SEGMENTORS) >= 2
+    assert len(CONFIGS) >= 7 and len(MODULES) >= 2 and len(ABOUT_SEGMENTORS) >= 2
 
 
 @pytest.mark.parametrize('page, snippet', MODULES, ids=range(len(MODULES)))
@@ -51,13 +51,14 @@ def test_snippets_with_modules_run(page, snippet):
 @pytest.mark.parametrize('page, snippet', CONFIGS, ids=range(len(CONFIGS)))
 def test_config_snippets_put_acmix_into_a_host_detector(page, snippet, tmp_path):
     path = tmp_path / 'own.py'
-    path.write_text("_base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'\n" + snippet)
+    base = '' if '_base_' in snippet else "_base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'\n"
+    path.write_text(base + snippet)
     cfg = Config.fromfile(path)
     cfg.model.backbone.init_cfg = None  # no download
     init_default_scope('mmdet')
 
     detector: BaseModule = MODELS.build(cfg.model)
-    assert any(isinstance(module, ACmix) for module in detector.backbone.modules())
+    assert any(isinstance(module, ACmix) for module in detector.modules())
 
 
 def test_the_snippet_for_plain_swin_loads_its_weights(tmp_path):

@@ -13,7 +13,7 @@ TREES = {path: ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob('*.p
 FLOORS = [
     {'cli', '__init__'},
     {'inference', 'deploy', 'engine', 'registration'},
-    {'reporting', 'backbones', 'datasets'},
+    {'reporting', 'backbones', 'necks', 'datasets'},
     {'layers', 'checkpoints'},
     {'ops', 'mmcv_ext'},
     {'versions', 'version'},

@@ -9,12 +9,10 @@ from mmengine.model import Sequential
 from torch import Tensor, nn
 
 from ..layers import MixingLayer
-from ..layers.arguments import check_choice, check_entries, check_integer_entries
+from ..layers.arguments import check_choice, check_entries, check_integer_entries, check_without
+from ..layers.conv_signature import CONV_ARGUMENTS
 from ..ops import check_integers, contiguous
 from .base import BackboneBlock, BaseBackbone
-
-# Arguments that the network sets for its layers.
-_RESERVED = ('bias', 'dilation', 'groups', 'in_channels', 'kernel_size', 'out_channels', 'padding', 'stride')
 
 
 class Block(BackboneBlock):
@@ -183,8 +181,7 @@ class ResNet(BaseBackbone):
         check_integer_entries(num_stages, strides=strides, dilations=dilations)
         name = self.layer.__name__.lower()
         check_entries(num_stages, **{f'stage_with_{name}': stage_with_layer})
-        if not isinstance(layer_args, dict) or not layer_args.keys().isdisjoint(_RESERVED):
-            raise ValueError(f'{name} must be a dict without {", ".join(_RESERVED)}, got {layer_args!r}')
+        check_without(CONV_ARGUMENTS, **{name: layer_args})
         if self.layer_has_norm:
             layer_args = dict(norm_cfg=norm_cfg) | layer_args
         super().__init__(num_stages, in_channels, out_indices, frozen_stages, norm_eval, init_cfg=init_cfg)

@@ -36,12 +36,13 @@ class ACmix(ConvSignature, TwoPaths):
     The output is ``attention_rate * attention + conv_rate * convolution`` (section 4.2, equation 14); both rates are
     learned.
 
-    Usable as ``conv_cfg=dict(type='ACmix')`` wherever MMCV's layers take one, and as ``dcn=dict(type='ACmix')`` in the
-    ResNet of MMDetection and MMSegmentation.
+    Usable as ``conv_cfg=dict(type='ACmix')`` wherever MMCV's layers take one, and as ``dcn=dict(type='ACmix')`` or
+    in ``plugins`` in the ResNet of MMDetection and MMSegmentation.
 
     Args:
         in_channels: Channels of the input.
-        out_channels: Channels of the output; a multiple of ``num_heads``.
+        out_channels: Channels of the output, a multiple of ``num_heads``; None stands for ``in_channels``.
+            Default: None.
         kernel_size: Side of the convolution path's kernel, odd. Default: 3.
         stride: Distance between output pixels in input pixels. Default: 1.
         padding: None or ``dilation * (kernel_size // 2)``, which keeps the size of the map. Default: None.
@@ -58,10 +59,12 @@ class ACmix(ConvSignature, TwoPaths):
         TypeError: An input is not a tensor.
     """
 
+    _abbr_ = 'acmix'  # the name that MMCV gives to plugins
+
     def __init__(
         self,
         in_channels: int,
-        out_channels: int,
+        out_channels: int | None = None,
         kernel_size: Size = 3,
         stride: Size = 1,
         padding: Size | None = None,
@@ -74,6 +77,7 @@ class ACmix(ConvSignature, TwoPaths):
         **paths: Any,
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, **paths)
+        out_channels = self.out_channels
         check_window(attention_kernel_size, name='attention_kernel_size')
         check_integers(num_heads=num_heads)
         check_multiple('num_heads', num_heads, out_channels=out_channels)

@@ -34,6 +34,15 @@ def check_choice(choices: tuple[int | str, ...], **arguments: Any) -> None:
     _check(lambda value: isinstance(value, int | str) and value in choices, f'be one of {choices}', arguments)
 
 
+def check_without(reserved: tuple[str, ...], **arguments: Any) -> None:
+    """Check that arguments are dicts without the ``reserved`` keys, which the caller sets."""
+    _check(
+        lambda value: isinstance(value, dict) and value.keys().isdisjoint(reserved),
+        f'be a dict without {", ".join(reserved)}',
+        arguments,
+    )
+
+
 def check_multiple(of: str, divisor: int, **arguments: int) -> None:
     """Check that arguments are multiples of ``divisor``, the value of the argument ``of``."""
     for name, value in arguments.items():

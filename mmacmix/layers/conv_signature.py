@@ -9,11 +9,15 @@ from ..ops import check_integers, check_window
 
 Size = int | Sequence[int]  # one number, or two equal ones
 
+#: The arguments of a convolution.
+CONV_ARGUMENTS = ('bias', 'dilation', 'groups', 'in_channels', 'kernel_size', 'out_channels', 'padding', 'stride')
+
 
 class ConvSignature:
     """The arguments and attributes of a square ``torch.nn.Conv2d`` with "same" padding.
 
-    A mixin, listed before the class of the module, which gets the remaining keyword arguments.
+    A mixin, listed before the class of the module, which gets the remaining keyword arguments. ``out_channels=None``
+    stands for ``in_channels``, which is all that the hosts' ResNet passes to its ``plugins``.
 
     Raises:
         ValueError: A size is out of range, or the padding would change the size of the map.
@@ -26,7 +30,7 @@ class ConvSignature:
     def __init__(
         self,
         in_channels: int,
-        out_channels: int,
+        out_channels: int | None,
         kernel_size: Size,
         stride: Size,
         padding: Size | None,
@@ -35,6 +39,7 @@ class ConvSignature:
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        out_channels = in_channels if out_channels is None else out_channels
         check_integers(in_channels=in_channels, out_channels=out_channels, groups=groups)
         kernel_size = self._side('kernel_size', kernel_size)
         stride, dilation = self._side('stride', stride), self._side('dilation', dilation)

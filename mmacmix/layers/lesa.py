@@ -29,12 +29,13 @@ class LESA(ConvSignature, MixingLayer):
     A reconstruction from the paper's description. Positions are relative, as in the published detection network, which
     takes square maps of a fixed size; here they are interpolated to the size of the map.
 
-    Usable as ``conv_cfg=dict(type='LESA')`` wherever MMCV's layers take one, and as ``dcn=dict(type='LESA')`` in the
-    ResNet of MMDetection and MMSegmentation.
+    Usable as ``conv_cfg=dict(type='LESA')`` wherever MMCV's layers take one, and as ``dcn=dict(type='LESA')`` or
+    in ``plugins`` in the ResNet of MMDetection and MMSegmentation.
 
     Args:
         in_channels: Channels of the input; a multiple of ``num_heads``.
-        out_channels: Channels of the output; a multiple of ``2 * num_heads``.
+        out_channels: Channels of the output, a multiple of ``2 * num_heads``; None stands for ``in_channels``.
+            Default: None.
         kernel_size: Side of the unary term's kernel, odd. Default: 3.
         stride: Side and stride of the average pooling of the output. Default: 1.
         padding: None or ``dilation * (kernel_size // 2)``, which keeps the size of the map. Default: None.
@@ -58,7 +59,7 @@ class LESA(ConvSignature, MixingLayer):
     def __init__(
         self,
         in_channels: int,
-        out_channels: int,
+        out_channels: int | None = None,
         kernel_size: Size = 3,
         stride: Size = 1,
         padding: Size | None = None,
@@ -70,6 +71,7 @@ class LESA(ConvSignature, MixingLayer):
         norm_cfg: dict = dict(type='BN'),
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
+        out_channels = self.out_channels
         check_integers(num_heads=num_heads, position_size=position_size)
         check_multiple('num_heads', num_heads, in_channels=in_channels)
         check_multiple('2 * num_heads', 2 * num_heads, out_channels=out_channels)

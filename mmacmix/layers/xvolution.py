@@ -28,11 +28,11 @@ class XVolution(ConvSignature, MixingLayer):
     A reconstruction from the paper's prose: neither code nor further equations were found.
 
     Usable as ``conv_cfg=dict(type='XVolution')`` wherever MMCV's layers take one, and as ``dcn=dict(type='XVolution')``
-    in the ResNet of MMDetection and MMSegmentation.
+    or in ``plugins`` in the ResNet of MMDetection and MMSegmentation.
 
     Args:
         in_channels: Channels of the input; a multiple of ``groups``.
-        out_channels: Channels of the output; a multiple of ``groups``.
+        out_channels: Channels of the output, a multiple of ``groups``; None stands for ``in_channels``. Default: None.
         kernel_size: Side of the convolution's kernel, odd. Default: 3.
         stride: Distance between output pixels in input pixels. Default: 1.
         padding: None or ``dilation * (kernel_size // 2)``, which keeps the size of the map. Default: None.
@@ -52,13 +52,14 @@ class XVolution(ConvSignature, MixingLayer):
         TypeError: An input is not a tensor.
     """
 
+    _abbr_ = 'xvolution'  # the name that MMCV gives to plugins
     convolution = ('conv', 'conv_norm')
     has_groups = True
 
     def __init__(
         self,
         in_channels: int,
-        out_channels: int,
+        out_channels: int | None = None,
         kernel_size: Size = 3,
         stride: Size = 1,
         padding: Size | None = None,
@@ -71,6 +72,7 @@ class XVolution(ConvSignature, MixingLayer):
         norm_cfg: dict = dict(type='BN'),
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)
+        out_channels = self.out_channels
         check_multiple('groups', groups, in_channels=in_channels, out_channels=out_channels)
         check_integers(shift_distance=shift_distance)
         _check_directions(directions)

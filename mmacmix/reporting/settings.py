@@ -7,6 +7,7 @@ from mmengine.config import Config
 from ..datasets import innermost
 
 _PARTS = ('backbone', 'neck', 'rpn_head', 'bbox_head', 'decode_head', 'auxiliary_head', 'head')
+_NESTED = ('network', 'layer')  # parts of parts, which are shown
 
 
 def settings_of(cfg: Config) -> dict[str, str]:
@@ -14,7 +15,8 @@ def settings_of(cfg: Config) -> dict[str, str]:
     model, loader = cfg.get('model', {}), cfg.get('train_dataloader') or {}
     roi_head = model.get('roi_head') or {}
     datasets = (f'{each.get("type")} in {each.get("data_root")}' for each in innermost(loader.get('dataset')))
-    pretrained = cfg.get('load_from') or _summary((model.get('backbone') or {}).get('init_cfg'))
+    backbone = model.get('backbone') or {}
+    pretrained = cfg.get('load_from') or _summary(backbone.get('network', backbone).get('init_cfg'))
     settings = {
         'model': model.get('type'),
         **{part.replace('_', ' '): _summary(model.get(part)) for part in _PARTS},
@@ -30,15 +32,15 @@ def settings_of(cfg: Config) -> dict[str, str]:
 
 
 def _summary(settings: Any) -> str:
-    """``Type(name=value, ...)`` for a part of a config, without nested parts."""
+    """``Type(name=value, ...)`` for a part of a config, without most nested parts."""
     if isinstance(settings, (list, tuple)):
         return '; '.join(_summary(each) for each in settings)
     if not isinstance(settings, dict):
         return '' if settings is None else str(settings)
     kind = settings.get('type') or ''
     arguments = ', '.join(
-        f'{name}={value}'
+        f'{name}={_summary(value) if name in _NESTED else value}'
         for name, value in settings.items()
-        if name not in ('type', 'init_cfg') and (name == 'acmix' or not isinstance(value, (dict, list)))
+        if name in ('acmix', *_NESTED) or (name not in ('type', 'init_cfg') and not isinstance(value, (dict, list)))
     )
     return f'{getattr(kind, "__name__", kind)}({arguments})'

@@ -36,6 +36,12 @@ def test_arguments_come_in_the_order_of_a_convolution(layer_type):
 
 
 @each_layer
+def test_channels_stay_as_they_are_by_default(layer_type):
+    layer = layer_type(32)
+    assert layer.out_channels == 32 and layer(torch.rand(1, 32, 3, 4)).shape == (1, 32, 3, 4)
+
+
+@each_layer
 def test_is_registered_and_built_by_mmcv(layer_type):
     name = layer_type.__name__
     assert MODELS.get(name) is layer_type

@@ -34,3 +34,19 @@ def test_wrapped_data_sets_are_named(dataset, shown):
 
 def test_an_empty_config_starts_from_random_weights():
     assert settings_of(Config(dict())) == {'starts from': 'random weights'}
+
+
+def test_layers_in_a_neck_and_in_place_of_convolutions_are_named():
+    pretrained = dict(type='Pretrained', checkpoint='cspnext.pth')
+    acmix = dict(type='ACmix', num_heads=2)
+    model = dict(
+        backbone=dict(
+            type='ReplaceConvs', network=dict(type='CSPNeXt', init_cfg=pretrained), where='stage4', layer=acmix
+        ),
+        neck=[dict(type='FPN', num_outs=5), dict(type='ACmixNeck', layer=acmix)],
+    )
+    assert settings_of(Config(dict(model=model))) == {
+        'backbone': 'ReplaceConvs(network=CSPNeXt(), where=stage4, layer=ACmix(num_heads=2))',
+        'neck': 'FPN(num_outs=5); ACmixNeck(layer=ACmix(num_heads=2))',
+        'starts from': 'Pretrained(checkpoint=cspnext.pth)',
+    }

@@ -34,6 +34,7 @@ PATHS = dict(
 NOT_NUMBERS = any_of(['7', None, [1], float('nan'), 1j])
 NOT_INTEGERS = NOT_NUMBERS | any_of([1.0, 2.5, True])
 NOT_SIZES = NOT_INTEGERS | st.integers(-3, 0)
+NOT_OUT_CHANNELS = NOT_SIZES.filter(lambda value: value is not None)  # None stands for in_channels
 NOT_WINDOWS = NOT_SIZES | any_of([2, 4, 8])
 NOT_PAIRS = any_of([(3, 5), (3, 3, 3), (2.0, 2.0), ()])
 NOT_PROBABILITIES = NOT_NUMBERS | any_of([-0.1, 1.0, 2, float('inf')])
@@ -167,7 +168,8 @@ def split_channels(draw, name, number, groups=ONE_TO_THREE):
     """A number of channels and the number of heads or groups that they are split into: valid and invalid."""
     split = draw(groups)
     total = split * draw(ONE_TO_THREE)
-    not_totals = NOT_SIZES | st.just(total + 1) if split > 1 else NOT_SIZES
+    not_sizes = NOT_OUT_CHANNELS if name == 'out_channels' else NOT_SIZES
+    not_totals = not_sizes | st.just(total + 1) if split > 1 else not_sizes
     return {name: total, number: split}, {name: not_totals, number: NOT_SIZES | st.just(total + 1)}
 
 
@@ -196,7 +198,7 @@ def xvolution(draw):
         relations=BOOLS,
     )
     return valid, invalid | dict(
-        out_channels=NOT_SIZES | st.just(3 * groups + 1) if groups > 1 else NOT_SIZES,
+        out_channels=NOT_OUT_CHANNELS | st.just(3 * groups + 1) if groups > 1 else NOT_OUT_CHANNELS,
         groups=NOT_SIZES | st.just(7),
         shift_distance=NOT_SIZES,
         directions=any_of([(), None, 'up', [(0, 2)], [(0, 1), [0, 1]], [(0.0, 1)], [(0,)], [1], [(True, 0)]]),
@@ -213,7 +215,9 @@ def lesa(draw):
         position_size=st.integers(1, 9),
     )
     return valid, invalid | dict(
-        out_channels=NOT_SIZES | st.just(2 * heads + 1), num_heads=NOT_SIZES | st.just(7), position_size=NOT_SIZES
+        out_channels=NOT_OUT_CHANNELS | st.just(2 * heads + 1),
+        num_heads=NOT_SIZES | st.just(7),
+        position_size=NOT_SIZES,
     )
 
 
