@@ -18,8 +18,8 @@ class ACmixNeck(BaseModule):
     MMDetection and MMSegmentation run a list of necks one after the other, so a config appends this one:
     ``neck=[dict(type='FPN', ...), dict(type='ACmixNeck', in_channels=[256] * 5)]``.
 
-    With ``residual``, each output is ``x + scale * layer(x)``, with one learned scale per channel. The scales start at
-    0: the network starts as the network without this neck.
+    With ``residual``, each output is ``x + residual_scale * layer(x)``, with one learned scale per channel. The scales
+    start at 0: the network starts as the network without this neck.
 
     Args:
         in_channels: Channels of each map that the neck before this one returns.
@@ -82,10 +82,10 @@ class _Level(nn.Module):
     def __init__(self, layer: nn.Module, residual: bool, channels: int) -> None:
         super().__init__()
         self.layer = layer
-        self.scale = nn.Parameter(torch.zeros(channels)) if residual else None
+        self.residual_scale = nn.Parameter(torch.zeros(channels)) if residual else None
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.layer(x)
-        if self.scale is None:
+        if self.residual_scale is None:
             return out
-        return x + out * self.scale.to(out).view(-1, 1, 1)  # to(out), as autocast would return float32
+        return x + out * self.residual_scale.to(out).view(-1, 1, 1)  # to(out), as autocast would return float32
