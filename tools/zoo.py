@@ -1,0 +1,230 @@
+#!/usr/bin/env python
+"""Write the tables of the model zoo into the READMEs of configs/, and the metafiles, from configs/zoo.json.
+
+python tools/zoo.py             # write them
+python tools/zoo.py --count     # count parameters and multiply-adds first
+python tools/zoo.py --measure   # measure time and memory of training steps first, on a quiet machine
+"""
+
+import openmp  # noqa: F401
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from argparse import ArgumentParser
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import yaml
+from benchmark import cpu
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from mmacmix.cli import command_line, run
+from mmacmix.datasets import innermost
+from mmacmix.inference import build_model
+from mmacmix.reporting.complexity import Part, model_complexity
+from mmacmix.reporting.tables import markdown_table
+
+ROOT = Path(__file__).parents[1]
+CONFIGS, INDEX = ROOT / 'configs', ROOT / 'model-index.yml'
+STORE = CONFIGS / 'zoo.json'
+MARK = '<!-- The rest is written by tools/zoo.py. -->'
+DATA = {'coco': 'COCO 2017', 'ade20k': 'ADE20K', 'in1k': 'ImageNet-1k'}
+STEPS = 3
+
+
+@command_line
+def main(argv: list[str] | None = None) -> None:
+    parser = ArgumentParser(description='Write the READMEs of configs/, and the metafiles, from configs/zoo.json.')
+    parser.add_argument('--count', action='store_true', help='count parameters and multiply-adds first')
+    parser.add_argument('--measure', action='store_true', help='measure time and memory of training steps first')
+    parser.add_argument('--step', metavar='CONFIG', help='measure one config, and print the result as JSON')
+    args = parser.parse_args(argv)
+    if args.step:
+        print(json.dumps(training_step(Path(args.step))))
+        return
+    store = json.loads(STORE.read_text()) if STORE.is_file() else {}
+    paths = {str(path.relative_to(CONFIGS)): path for path in config_files()}
+    models = {name: store.get('models', {}).get(name, {}) for name in paths}
+    for name, path in paths.items():
+        if args.count or not models[name]:
+            models[name] |= count(path)
+        if args.measure:
+            command = [sys.executable, __file__, '--step', path]
+            models[name] |= json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        print(name, models[name], flush=True)
+    machine = cpu() if args.measure else store.get('machine')
+    STORE.write_text(json.dumps(dict(machine=machine, models=models), indent=1) + '\n')
+    for path, text in written(models, machine).items():
+        path.write_text(text)
+
+
+def config_files() -> list[Path]:
+    return sorted(path for path in CONFIGS.glob('*/*.py') if path.parent.name != '_base_')
+
+
+def image_size(cfg: Config) -> tuple[int, int]:
+    """Height and width of the images: of training crops for segmentation, of evaluation for detection."""
+    if crop_size := cfg.model.get('data_preprocessor', {}).get('size'):
+        return tuple(crop_size)
+    scales = [step.scale for step in cfg.val_dataloader.dataset.pipeline if 'scale' in step]
+    if not scales or isinstance(scales[0], int):
+        return 224, 224
+    width, height = scales[0]
+    return height, width
+
+
+def count(path: Path) -> dict:
+    """Size of the images, and parameters and multiply-adds of the whole network for one of them."""
+    cfg, model = load(path)
+    size = image_size(cfg)
+    image, samples = batch(cfg, size)
+    model.eval()
+
+    def predict() -> None:
+        if cfg.default_scope == 'mmseg':  # one call for all decode heads
+            model.decode_head.predict(model.extract_feat(image), [dict(ori_shape=size, img_shape=size)], model.test_cfg)
+        else:
+            model(image, samples, mode='tensor')
+
+    part = sum(model_complexity(model, predict).values(), start=Part(0, 0))
+    return dict(size=size, parameters=part.parameters, macs=part.macs)
+
+
+def load(path: Path) -> tuple[Config, nn.Module]:
+    """A config and its network."""
+    cfg = Config.fromfile(path)
+    return cfg, Classifier(cfg.model) if cfg.default_scope == 'mmpretrain' else build_model(cfg)
+
+
+class Classifier(nn.Module):
+    """An ImageNet classifier, without MMPretrain, which needs torchvision."""
+
+    def __init__(self, cfg: Config) -> None:
+        super().__init__()
+        self.backbone = MODELS.build(dict(cfg.backbone, init_cfg=None))
+        self.head = nn.Linear(cfg.head.in_channels, cfg.head.num_classes)
+
+    def forward(self, image: Tensor, labels: Tensor, mode: str) -> Tensor | dict[str, Tensor]:
+        scores = self.head(self.backbone(image)[-1].mean((2, 3)))
+        return dict(loss=F.cross_entropy(scores, labels)) if mode == 'loss' else scores
+
+    def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor]:
+        return (losses['loss'],)
+
+
+def batch(cfg: Config, size: tuple[int, int]) -> tuple[Tensor, list | Tensor]:
+    """A random image and its annotations."""
+    shape = (3, *size)
+    torch.manual_seed(0)
+    if cfg.default_scope == 'mmdet':
+        from mmdet.testing import demo_mm_inputs
+
+        (dataset,) = innermost(cfg.train_dataloader.dataset)
+        with_mask = any(step.get('with_mask') for step in dataset.pipeline)
+        samples = demo_mm_inputs(1, [shape], num_items=[10], num_classes=2, with_mask=with_mask)['data_samples']
+        for sample in samples:
+            sample.gt_instances.labels.zero_()
+            sample.set_metainfo(dict(batch_input_shape=size, pad_shape=size))
+    elif cfg.default_scope == 'mmseg':
+        from mmengine.structures import PixelData
+        from mmseg.structures import SegDataSample
+
+        sample = SegDataSample(metainfo=dict(ori_shape=size, img_shape=size))
+        sample.gt_sem_seg = PixelData(data=torch.randint(10, (1, *size)))
+        samples = [sample]
+    else:
+        samples = torch.zeros(1, dtype=torch.long)
+    return torch.rand(1, *shape), samples
+
+
+def training_step(path: Path) -> dict:
+    """Median time in seconds, and peak memory of the process in bytes, of forward, loss and backward of one image."""
+    cfg, model = load(path)
+    image, samples = batch(cfg, image_size(cfg))
+    model.train()
+    times = []
+    for _ in range(STEPS + 1):  # the first one is slower
+        start = time.perf_counter()
+        model.parse_losses(model(image, samples, mode='loss'))[0].backward()
+        times.append(time.perf_counter() - start)
+        model.zero_grad()
+    return dict(seconds=statistics.median(times[1:]), memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def written(models: dict[str, dict], machine: str | None) -> dict[Path, str]:
+    """The content of all READMEs, metafiles and the index."""
+    folders: dict[str, dict[str, dict]] = {}
+    for name, facts in models.items():
+        folders.setdefault(name.split('/')[0], {})[name] = facts
+    texts = {}
+    for folder, members in folders.items():
+        readme = CONFIGS / folder / 'README.md'
+        texts[readme] = f'{readme.read_text().partition(MARK)[0]}{MARK}\n\n{readme_table(members, machine)}'
+        if (metafile := CONFIGS / folder / 'metafile.yml').is_file():
+            texts[metafile] = metadata(members, metafile.read_text().splitlines()[0])
+    return texts
+
+
+def readme_table(models: dict[str, dict], machine: str | None) -> str:
+    titles = ['config', 'image', 'parameters (M)', 'multiply-adds (G)', 'training step (s)', 'memory (GiB)']
+    rows = [
+        (
+            f'[`{Path(name).stem}`]({Path(name).name})',
+            '{}x{}'.format(*facts['size']),
+            f'{facts["parameters"] / 1e6:.2f}',
+            f'{facts["macs"] / 1e9:.2f}',
+            f'{facts["seconds"]:.2f}' if 'seconds' in facts else '-',
+            f'{facts["memory"] / 2**30:.1f}' if 'memory' in facts else '-',
+        )
+        for name, facts in models.items()
+    ]
+    text = (
+        'Parameters and multiply-adds are those of the whole network, for one image. A training step is forward, loss '
+        f'and backward of one image in float32 ({machine}), and memory the peak of its process.\n'
+    )
+    return markdown_table(titles, rows) + '\n' + text
+
+
+def metadata(models: dict[str, dict], comment: str) -> str:
+    """A metafile, with its first line as it was."""
+    entries = [
+        {
+            'Name': Path(name).stem,
+            'In Collection': next(
+                (each for each in ('X-volution', 'LESA') if each.lower().replace('-', '') in name), 'ACmix'
+            ),
+            'Config': f'configs/{name}',
+            'Metadata': {
+                'Architecture': architecture(CONFIGS / name),
+                'FLOPs': facts['macs'],
+                'Parameters': facts['parameters'],
+                'Training Data': next(data for key, data in DATA.items() if key in name),
+            },
+        }
+        for name, facts in models.items()
+    ]
+    return f'{comment}\n{yaml.safe_dump(dict(Models=entries), sort_keys=False)}'
+
+
+def architecture(path: Path) -> list[str]:
+    """The types of detector or segmentor, backbone, neck and head."""
+    model = Config.fromfile(path).model
+    parts = [model, model.backbone, model.get('neck'), model.get('decode_head') or model.get('head')]
+    types = []
+    for part in parts:
+        for each in part if isinstance(part, list) else [part] if part else []:
+            types += [each.network.type] if 'network' in each else []
+            types += [each.layer.type] if 'layer' in each else []
+            types += [] if 'network' in each else [each.type]
+    return list(dict.fromkeys(types))
+
+
+if __name__ == '__main__':
+    run(main)
