@@ -52,6 +52,11 @@ class HubMixin(PyTorchModelHubMixin, library_name='mmacmix', tags=['acmix']):
     def _from_pretrained(cls, *, strict: bool = True, **arguments: Any) -> 'HubMixin':
         return super()._from_pretrained(strict=strict, **arguments).eval()  # before version 1, it was in training mode
 
+    @classmethod
+    def _load_as_pickle(cls, model: nn.Module, model_file: str, *_: Any) -> nn.Module:
+        """What the mixin does for a repository without safetensors."""
+        raise UserError(f'weights must be in the format safetensors, in model.safetensors, but there is {model_file}')
+
 
 class ACmixPyramidVisionTransformer(HubMixin, backbones.ACmixPyramidVisionTransformer):
     """``mmacmix.backbones.ACmixPyramidVisionTransformer``."""

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from huggingface_hub.utils import LocalEntryNotFoundError
 from mmengine.registry import MODELS
 from safetensors.torch import load_file
 from torch import nn
@@ -130,6 +131,22 @@ def test_a_pickle_in_a_folder_is_not_read(tmp_path, name):
     assert not marker.exists()
     load_carelessly('zip', tmp_path / name)
     assert marker.exists()  # the file was dangerous
+
+
+def test_a_pickle_in_a_repository_is_not_read(tmp_path, monkeypatch):
+    saved('ACmixResNet', tmp_path)
+    marker = tmp_path / 'marker'
+    write_malicious('torchscript', {}, tmp_path / 'pytorch_model.bin', marker)
+
+    def download(repo_id, filename, **_):
+        if filename == 'model.safetensors':
+            raise LocalEntryNotFoundError(filename)
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr('huggingface_hub.hub_mixin.hf_hub_download', download)
+    with pytest.raises(UserError, match=r'must be in the format safetensors, .* there is .*pytorch_model\.bin'):
+        hub.ACmixResNet.from_pretrained('somebody/acmix')
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize('value', [dict(type=nn.ReLU), {1, 2}, torch.float32])
