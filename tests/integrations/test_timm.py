@@ -143,7 +143,7 @@ def test_a_classifier_trains_all_its_parameters_and_statistics():
 
 def test_weights_are_initialised_as_ours_and_without_a_line_per_parameter():
     logger, records = MMLogger.get_current_instance(), []
-    handler = logging.Handler()
+    handler = logging.Handler(logging.INFO)
     handler.emit = records.append
     logger.addHandler(handler)
     model = small(num_classes=0)
