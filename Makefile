@@ -76,5 +76,5 @@ lock:
 	        --custom-compile-command 'make lock' --annotation-style line $(if $(UPGRADE),--upgrade) \
 	        --output-file requirements/lock-$$lane.txt \
 	        requirements/build.txt requirements/torch.txt requirements/torchvision.txt requirements/triton.txt \
-	        requirements/dev.txt requirements/$$lane.txt || exit 1; \
+	        requirements/timm.txt requirements/dev.txt requirements/$$lane.txt || exit 1; \
 	done

@@ -58,6 +58,8 @@ setup(
         ],
         'imagenet': ['mmpretrain==1.2.0'],
         'safetensors': ['safetensors'],
+        'timm': ['timm>=0.9.2'],
+        'hub': ['huggingface_hub>=0.24', 'safetensors'],
         'export': ['onnx', 'onnxscript', 'onnxruntime'],
         'onedl': [
             'torch<2.14',

@@ -1,4 +1,4 @@
-"""Checks the versions of MMEngine, MMCV and the host libraries."""
+"""Checks the versions of MMEngine, MMCV, the host libraries and those that integrations use."""
 
 import warnings
 from functools import cache
@@ -8,8 +8,10 @@ from importlib.util import find_spec
 from .errors import LibraryError
 
 _OLDEST = {'mmengine': '0.10.0', 'mmcv': '2.0.0', 'mmdet': '3.0.0', 'mmseg': '1.0.0', 'mmpretrain': '1.0.0'}
+_OLDEST |= {'timm': '0.9.2', 'huggingface_hub': '0.24.0'}
 _FIRST_UNTESTED = {'mmengine': '1.0.0', 'mmcv': '3.0.0'}
 _REQUIREMENTS = {'mmcv': 'mmcv-lite==2.1.0', 'mmdet': 'mmdet==3.3.0', 'mmseg': 'mmsegmentation==1.2.2'}
+_REQUIREMENTS |= {'huggingface_hub': 'huggingface_hub safetensors'}
 
 
 def has_openmmlab() -> bool:
@@ -39,7 +41,7 @@ def check_openmmlab() -> None:
 
 
 def check_library(name: str) -> str:
-    """Check the OpenMMLab library with this import name, and return its version.
+    """Check the library with this import name, and return its version.
 
     Raises:
         LibraryError: It is missing, broken or too old.

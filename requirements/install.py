@@ -169,6 +169,7 @@ class Installer:
             self.install_without_libgl,
             self.install_torchvision,
             self.install_triton,
+            self.install_timm,
             self.install_mmacmix,
         )
         if mmcv and mmcv[0].startswith('mmcv-lite'):
@@ -184,7 +185,7 @@ class Installer:
         """A hash of everything that determines what is installed, and of the torch and operators that are there."""
         installed = self.environment.ask(FIND_INSTALLED) or ''
         digest = hashlib.sha256(' '.join([ROOT, self.lane, str(self.compiled), installed]).encode())
-        for name in ('build', 'torch', 'torchvision', 'triton', 'dev', self.lane, 'lock-' + self.lane):
+        for name in ('build', 'torch', 'torchvision', 'triton', 'timm', 'dev', self.lane, 'lock-' + self.lane):
             digest.update('\n'.join(pins(name)).encode())
         for path in ('setup.py', os.path.join('mmacmix', 'mmcv_ext', 'operators.py')):
             digest.update(read(os.path.join(ROOT, path)).encode())
@@ -395,6 +396,10 @@ class Installer:
             return
         if self.environment.ask('import triton; print(1)') != '1':
             self.environment.pip('--no-deps', *pins('triton'))
+
+    def install_timm(self):
+        """Install timm and what is tested on top of it, which find the torchvision of the tests."""
+        self.environment.pip('--no-deps', *pins('timm'))
 
     def install_mmacmix(self):
         self.environment.pip('--no-deps', '--no-build-isolation', '--editable', ROOT)

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.tooling import interpreter  # noqa: E402
 
-CORE = ('tests/ops', 'tests/layers', 'tests/backbones', 'tests/checkpoints')
+CORE = ('tests/ops', 'tests/layers', 'tests/backbones', 'tests/checkpoints', 'tests/integrations')
 # Without those of the set-up, the locks, the documentation and speed, which do not depend on the stack.
 ALL = ('tests', '-m', 'not slow', *(f'--ignore=tests/test_{name}.py' for name in ('install', 'lock', 'docs', 'speed')))
 TOOLS = (
@@ -37,9 +37,11 @@ TOOLS = (
     'onnx',
     'onnxscript',
     'onnxruntime',
+    'segmentation-models-pytorch',
     'opencv-python-headless==4.11.0.86',
 )
 OPENMMLAB = ('mmengine==0.10.7', 'mmdet==3.3.0', 'mmsegmentation==1.2.2', 'mmpretrain==1.2.0', 'ftfy', 'regex')
+OLDEST_FRAMEWORKS = ('timm==0.9.2', 'huggingface_hub==0.24.0')
 COMPILED = ('--no-build-isolation', '--no-cache-dir', '--no-deps', 'mmcv==2.1.0')
 COMPILERS = re.compile(r'(.*-)?(cc|c\+\+|gcc|g\+\+|clang|clang\+\+|nvcc)(-[\d.]+)?$')
 
@@ -52,6 +54,7 @@ class Stack:
         python: Version of Python.
         torch: Requirements for PyTorch and torchvision; three signs ask for exactly PyPI's build.
         numpy: Requirement for NumPy.
+        frameworks: Requirements for what is integrated.
         compiled: Compile MMCV's operators instead of standing in for them.
         tests: Arguments of pytest.
     """
@@ -59,12 +62,13 @@ class Stack:
     python: str
     torch: tuple[str, ...]
     numpy: str = 'numpy==1.26.4'
+    frameworks: tuple[str, ...] = ('timm', 'huggingface_hub')
     compiled: bool = False
     tests: tuple[str, ...] = ALL
 
 
 STACKS = {
-    'oldest': Stack('3.10', ('torch===2.1.2', 'torchvision===0.16.2'), tests=CORE),
+    'oldest': Stack('3.10', ('torch===2.1.2', 'torchvision===0.16.2'), frameworks=OLDEST_FRAMEWORKS, tests=CORE),
     'torch-2.1': Stack('3.10', ('torch===2.1.2', 'torchvision===0.16.2'), compiled=True),
     'torch-2.4': Stack('3.11', ('torch===2.4.1', 'torchvision===0.19.1')),
     'newest': Stack('3.12', ('torch', 'torchvision'), 'numpy'),
@@ -145,7 +149,8 @@ def build(stack: Stack, folder: Path) -> Path:
     setuptools = 'setuptools==69.5.1' if stack.python < '3.12' else 'setuptools<81'  # has pkg_resources
     installs = [(*stack.torch, stack.numpy, setuptools, 'wheel', 'ninja', 'psutil', 'packaging')]
     installs.append(COMPILED if stack.compiled else ('--no-deps', 'mmcv-lite==2.1.0'))
-    installs.append((*stack.torch, stack.numpy, *OPENMMLAB, 'addict', 'yapf', 'platformdirs', 'pyyaml', 'rich', *TOOLS))
+    shared = (*OPENMMLAB, 'addict', 'yapf', 'platformdirs', 'pyyaml', 'rich', *TOOLS)
+    installs.append((*stack.torch, stack.numpy, *stack.frameworks, *shared))
     python, ready = folder / 'venv' / 'bin' / 'python', folder / 'ready.json'
     recipe = json.dumps(installs)
     if ready.exists() and ready.read_text() == recipe:

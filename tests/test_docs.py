@@ -21,6 +21,7 @@ from mmacmix.checkpoints import SOURCES
 from mmacmix.datasets import write_shapes
 from mmacmix.layers import ACmix
 from mmacmix.version import __version__
+from tests.hosts import find_torchvision
 from tests.tooling import load
 
 ROOT = Path(__file__).parents[1]
@@ -33,18 +34,20 @@ SNIPPETS = [
     for page in PAGES
     for snippet in re.findall(r'```python\n(.*?)```', page.read_text(), re.DOTALL)
 ]
-ABOUT_NETWORKS = [item for item in SNIPPETS if item[0] in ('README', 'own_network')]
+ABOUT_NETWORKS = [item for item in SNIPPETS if item[0] in ('README', 'own_network', 'other_frameworks')]
 CONFIGS = [item for item in ABOUT_NETWORKS if 'custom_imports' in item[1]]
 MODULES = [item for item in ABOUT_NETWORKS if 'custom_imports' not in item[1]]
 ABOUT_SEGMENTORS = [item for item in SNIPPETS if item[0] in ('weights', 'ade20k') and 'def ' not in item[1]]
 
 
 def test_snippets_of_each_kind_are_found():
-    assert len(CONFIGS) >= 7 and len(MODULES) >= 2 and len(ABOUT_SEGMENTORS) >= 2
+    assert len(CONFIGS) >= 7 and len(MODULES) >= 5 and len(ABOUT_SEGMENTORS) >= 2
 
 
 @pytest.mark.parametrize('page, snippet', MODULES, ids=range(len(MODULES)))
-def test_snippets_with_modules_run(page, snippet):
+def test_snippets_with_modules_run(page, snippet, tmp_path, monkeypatch):
+    find_torchvision()  # for timm
+    monkeypatch.chdir(tmp_path)
     exec(snippet, {})
 
 

@@ -471,6 +471,12 @@ def test_triton_is_installed_beside_a_torch_that_it_works_with(set_up, torch, in
     assert any('triton==' in command for command in commands(set_up)) == installed
 
 
+def test_timm_brings_no_torchvision(set_up):
+    set_up.install_timm()
+    (command,) = commands(set_up)
+    assert '--no-deps timm==' in command and ' segmentation-models-pytorch==' in command
+
+
 # -- compiling ---------------------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ TREES = {path: ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob('*.p
 # From top to bottom. A room imports rooms from lower floors, and from its own floor only as listed below.
 FLOORS = [
     {'cli', '__init__'},
-    {'inference', 'deploy', 'engine', 'registration'},
+    {'inference', 'deploy', 'engine', 'integrations', 'registration'},
     {'reporting', 'backbones', 'necks', 'datasets'},
     {'layers', 'checkpoints'},
     {'ops', 'mmcv_ext'},

@@ -1,8 +1,6 @@
 """Guards the ImageNet configs, and that a detector can start from a trained classifier."""
 
 import importlib
-import importlib.util
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +12,9 @@ from mmengine.registry import init_default_scope
 
 from mmacmix.datasets.shapes import draw_scene
 from mmacmix.reporting.sizes import BACKBONES
+from tests.hosts import find_torchvision
 
-# MMPretrain imports torchvision. Beside a CPU build of torch, the set-up installs it in a separate folder, since its
-# operators do not load there. The tests do not use them.
-if not importlib.util.find_spec('torchvision'):
-    sys.path.append(str(Path(sys.prefix) / 'torchvision'))
-    _OPERATORS = torch.library.Library('torchvision', 'FRAGMENT')
-    for _name in ('nms', 'qnms'):
-        _OPERATORS.define(f'{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+find_torchvision()  # for MMPretrain
 
 ROOT = Path(__file__).parents[2] / 'configs'
 CONFIGS = sorted(path.stem for path in (ROOT / 'imagenet').glob('*.py'))

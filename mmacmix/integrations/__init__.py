@@ -1,0 +1,1 @@
+"""Backbones for other frameworks: each module imports its library, and is imported only when asked for."""
