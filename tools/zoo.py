@@ -214,15 +214,15 @@ def metadata(models: dict[str, dict], comment: str) -> str:
 
 
 def architecture(path: Path) -> list[str]:
-    """The types of detector or segmentor, backbone, neck and head."""
+    """The types of detector or segmentor, backbone, neck and head, and of layers in them."""
     model = Config.fromfile(path).model
-    parts = [model, model.backbone, model.get('neck'), model.get('decode_head') or model.get('head')]
-    types = []
-    for part in parts:
-        for each in part if isinstance(part, list) else [part] if part else []:
-            types += [each.network.type] if 'network' in each else []
-            types += [each.layer.type] if 'layer' in each else []
-            types += [] if 'network' in each else [each.type]
+    types = [model.type]
+    for name in ('backbone', 'neck', 'bbox_head', 'panoptic_head', 'decode_head', 'head'):
+        part = model.get(name) or []
+        for each in part if isinstance(part, list) else [part]:
+            types.append(each.get('network', each).type)
+            if 'layer' in each:
+                types.append(each.layer.type)
     return list(dict.fromkeys(types))
 
 
