@@ -16,7 +16,7 @@ def code(name):
 
 def test_commands_are_equal():
     english = code('README.md')
-    assert len(english) > 30 and code('README_zh-CN.md') == english
+    assert len(english) >= 30 and code('README_zh-CN.md') == english
 
 
 def test_links_lead_to_files():

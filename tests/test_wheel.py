@@ -121,7 +121,8 @@ def test_the_source_archive_contains_its_sources_and_builds_an_equal_wheel(sourc
     (unpacked,) = tmp_path.iterdir()
     generated = {name for name in files_of(unpacked, '.') if name.startswith('mmacmix.egg-info/')}
     assert files_of(unpacked, '.') - generated == files | {
-        *('setup.py', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'README.md', 'CHANGELOG.md'),
+        *('setup.py', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'CHANGELOG.md', 'CITATION.cff'),
+        *('README.md', 'README_zh-CN.md'),
         *('setup.cfg', 'PKG-INFO'),  # generated
     }
     (tmp_path / 'again').mkdir()

@@ -173,23 +173,26 @@ def written(models: dict[str, dict], machine: str | None) -> dict[Path, str]:
 
 
 def readme_table(models: dict[str, dict], machine: str | None) -> str:
-    titles = ['config', 'image', 'parameters (M)', 'multiply-adds (G)', 'training step (s)', 'memory (GiB)']
-    rows = [
-        (
+    titles = ['config', 'image', 'parameters (M)', 'multiply-adds (G)']
+    text = 'Parameters and multiply-adds are those of the whole network, for one image.'
+    if machine:
+        titles += ['training step (s)', 'memory (GiB)']
+        text += (
+            ' A training step is forward, loss and backward\nof one image in float32, and memory the peak of its '
+            f'process: `tools/zoo.py --measure`, {machine}.'
+        )
+    rows = []
+    for name, facts in models.items():
+        row = [
             f'[`{Path(name).stem}`]({Path(name).name})',
             '{}x{}'.format(*facts['size']),
             f'{facts["parameters"] / 1e6:.2f}',
             f'{facts["macs"] / 1e9:.2f}',
-            f'{facts["seconds"]:.2f}' if 'seconds' in facts else '-',
-            f'{facts["memory"] / 2**30:.1f}' if 'memory' in facts else '-',
-        )
-        for name, facts in models.items()
-    ]
-    text = (
-        'Parameters and multiply-adds are those of the whole network, for one image. A training step is forward, loss '
-        f'and backward of one image in float32 ({machine}), and memory the peak of its process.\n'
-    )
-    return markdown_table(titles, rows) + '\n' + text
+        ]
+        if machine:
+            row += [f'{facts["seconds"]:.2f}', f'{facts["memory"] / 2**30:.1f}']
+        rows.append(row)
+    return f'{markdown_table(titles, rows)}\n{text}\n'
 
 
 def metadata(models: dict[str, dict], comment: str) -> str:

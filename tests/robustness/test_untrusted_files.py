@@ -66,7 +66,7 @@ ROUTES = {
 MARKS = {'export': needs_torch('2.6', 'exporting a network')}
 SEPARATE = ['test', 'infer']  # in processes of their own
 SPECIAL = ['compare.py', 'report.py']  # have tests of their own
-WITHOUT_CHECKPOINTS = ['convert_pennfudan.py', 'gpu_check.py', 'launch.py', 'make_shapes.py', 'openmp.py']
+WITHOUT_CHECKPOINTS = ['convert_pennfudan.py', 'gpu_check.py', 'launch.py', 'make_shapes.py', 'openmp.py', 'zoo.py']
 SWIN = dict(type='ACmixSwinTransformer', arch=dict(embed_dims=8, depths=[1], num_heads=[1]), out_indices=[0])
 PVT = dict(type='ACmixPyramidVisionTransformer', arch=dict(depths=[1], embed_dims=[8]), out_indices=[0])
 BACKBONES = {
