@@ -199,7 +199,7 @@ def test_the_list_of_configs_is_complete():
     shapes += [
         f'shapes/{model}_tiny_{kind}_shapes.py' for model in ('rtmdet', 'yolox') for kind in ('acmix-neck', 'plain')
     ]
-    shapes += [f'camvid/{layer}.py' for layer in ('acmix', 'plain')]
+    shapes += [f'camvid/{layer}.py' for layer in ('acmix', 'attention', 'convolution', 'lesa', 'plain', 'xvolution')]
     shapes += [f'pennfudan/{start}.py' for start in ('approximated', 'copied', 'plain', 'random')]
     shapes += [f'mixing/{layer}.py' for layer in ('acmix', 'lesa', 'plain', 'xvolution')]
     shapes += [
