@@ -222,7 +222,8 @@ def test_the_list_of_configs_is_complete():
 @pytest.mark.parametrize('name', CONFIGS)
 def test_the_config_resolves_and_imports_the_plugin(name):
     cfg = load(name)
-    assert cfg.custom_imports.imports[0] == 'mmacmix' and not cfg.custom_imports.allow_failed_imports
+    of_mmdet = ['mmdet.models'] * (name in TRANSFORMERS and name in SEGMENTATION)  # MMSegmentation's Mask2Former
+    assert cfg.custom_imports == dict(imports=['mmacmix', *of_mmdet], allow_failed_imports=False)
     assert cfg.train_dataloader.dataset and cfg.val_evaluator and cfg.optim_wrapper.optimizer
     assert cfg.default_scope == ('mmseg' if name in SEGMENTATION else 'mmdet')
     assert '1x' not in name or cfg.train_cfg.max_epochs == 12
