@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from .errors import LibraryError
 
 _OLDEST = {'mmengine': '0.10.0', 'mmcv': '2.0.0', 'mmdet': '3.0.0', 'mmseg': '1.0.0', 'mmpretrain': '1.0.0'}
-_OLDEST |= {'timm': '0.9.2', 'huggingface_hub': '0.24.0'}
+_OLDEST |= {'timm': '0.9.2', 'huggingface_hub': '0.24.0', 'ultralytics': '8.3.0'}
 _FIRST_UNTESTED = {'mmengine': '1.0.0', 'mmcv': '3.0.0'}
 _REQUIREMENTS = {'mmcv': 'mmcv-lite==2.1.0', 'mmdet': 'mmdet==3.3.0', 'mmseg': 'mmsegmentation==1.2.2'}
 _REQUIREMENTS |= {'huggingface_hub': 'huggingface_hub safetensors'}

@@ -18,8 +18,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--val', type=int, default=200, help='number of validation images; default: 200')
     parser.add_argument('--size', type=int, default=128, help='height and width of the images in pixels; default: 128')
     parser.add_argument('--seed', type=int, default=0, help='default: 0')
+    parser.add_argument(
+        '--format', choices=('coco', 'yolo'), default='coco', help='yolo: labels for Ultralytics, too; default: coco'
+    )
     args = parser.parse_args(argv)
-    objects = write_shapes(args.folder, args.train, args.val, args.size, args.seed)
+    objects = write_shapes(args.folder, args.train, args.val, args.size, args.seed, args.format == 'yolo')
     for split, count in (('train', args.train), ('val', args.val)):
         print(f'{args.folder}: {count} {split} images with {objects[split]} objects')
 

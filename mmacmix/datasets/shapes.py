@@ -73,7 +73,9 @@ def draw_scene(rng: np.random.Generator, size: int = 128) -> Scene:
     )
 
 
-def write_shapes(root: str | Path, train: int = 2000, val: int = 200, size: int = 128, seed: int = 0) -> dict[str, int]:
+def write_shapes(
+    root: str | Path, train: int = 2000, val: int = 200, size: int = 128, seed: int = 0, yolo: bool = False
+) -> dict[str, int]:
     """Write the data set: PNG images, COCO instance annotations, and semantic label maps of the same images.
 
     The files are ``images/{train,val}/*.png``, ``annotations/instances_{train,val}.json`` and
@@ -81,12 +83,16 @@ def write_shapes(root: str | Path, train: int = 2000, val: int = 200, size: int 
     (unused), 1 the background, and ``CLASSES`` start at 2. Equal arguments write equal files, and a larger split
     starts with the images of a smaller one.
 
+    With ``yolo``, Ultralytics can train on the folder, too: the boxes are also written to ``labels/{train,val}/*.txt``,
+    and ``yolo.yaml`` describes the data set.
+
     Args:
         root: Output folder, created if missing.
         train: Number of training images. Default: 2000.
         val: Number of validation images. Default: 200.
         size: Side of the images in pixels, at least 64. Default: 128.
         seed: Random seed. Default: 0.
+        yolo: Write labels for Ultralytics, too. Default: False.
 
     Returns:
         The number of objects in each split.
@@ -125,7 +131,28 @@ def write_shapes(root: str | Path, train: int = 2000, val: int = 200, size: int 
         )
         (root / 'annotations' / f'instances_{split}.json').write_text(json.dumps(content))
         objects[split] = len(annotations)
+        if yolo:
+            _write_labels(root / 'labels' / split, images, annotations)
+    if yolo:
+        content = dict(path=str(root.resolve()), train='images/train', val='images/val', names=list(CLASSES))
+        (root / 'yolo.yaml').write_text(json.dumps(content, indent=2))  # JSON is YAML
     return objects
+
+
+def _write_labels(folder: Path, images: list[dict], annotations: list[dict]) -> None:
+    """Write a text file per image: per object its class, and its box's centre and size as shares of the image's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(6 * '[0-9]' + '.txt'):
+        stale.unlink()
+    lines: dict[int, list[str]] = {image['id']: [] for image in images}
+    for annotation in annotations:
+        left, top, width, height = annotation['bbox']
+        side = images[annotation['image_id']]['width']
+        box = (each / side for each in (left + width / 2, top + height / 2, width, height))
+        label = annotation['category_id'] - 1
+        lines[annotation['image_id']].append(' '.join([str(label), *(f'{each:.6f}' for each in box)]) + '\n')
+    for image in images:
+        (folder / image['file_name']).with_suffix('.txt').write_text(''.join(lines[image['id']]))
 
 
 def _object_count(rng: np.random.Generator) -> int:

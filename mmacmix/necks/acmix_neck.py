@@ -57,10 +57,9 @@ class ACmixNeck(BaseModule):
             or len(set(levels)) < len(levels)
         ):
             raise ValueError(f'levels must be different indices from 0 to {len(maps) - 1}, got {levels!r}')
-        check_without(('in_channels', 'out_channels', 'stride'), layer=layer)
         self.levels = nn.ModuleDict(
             {
-                str(level): _Level(MODELS.build(dict(**layer, in_channels=in_channels[level])), residual, channels)
+                str(level): NeckLayer(channels, layer, residual)
                 for level, channels in enumerate(in_channels)
                 if level in levels
             }
@@ -76,15 +75,25 @@ class ACmixNeck(BaseModule):
         return tuple(outs)
 
 
-class _Level(nn.Module):
-    """A layer, or a layer times a learned scale plus the input."""
+class NeckLayer(nn.Module):
+    """A layer that keeps the shape of its input, or such a layer times a learned scale plus the input.
 
-    def __init__(self, layer: nn.Module, residual: bool, channels: int) -> None:
+    Args:
+        channels: Channels of the input.
+        layer, residual: See ``ACmixNeck``.
+
+    Raises:
+        ValueError: An argument is out of range, or does not fit the others.
+    """
+
+    def __init__(self, channels: int, layer: dict = dict(type='ACmix'), residual: bool = True) -> None:
         super().__init__()
-        self.layer = layer
+        check_without(('in_channels', 'out_channels', 'stride'), layer=layer)
+        self.layer = MODELS.build(dict(**layer, in_channels=channels))
         self.residual_scale = nn.Parameter(torch.zeros(channels)) if residual else None
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map ``(B, channels, H, W)`` to the same shape."""
         out = self.layer(x)
         if self.residual_scale is None:
             return out

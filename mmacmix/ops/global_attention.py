@@ -61,7 +61,7 @@ def content_statistics(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     """
     query, key = query.flatten(3), key.flatten(3)
     pixels = query.shape[-1]
-    squares = (query @ query.mT / pixels * (key @ key.mT / pixels)).sum((2, 3)).mean(0)
+    squares = (query @ query.transpose(-1, -2) / pixels * (key @ key.transpose(-1, -2) / pixels)).sum((2, 3)).mean(0)
     mean = (query.mean(3) * key.mean(3)).sum(2).mean(0)
     return mean, (squares - mean.square()).clamp(min=0)
 
@@ -89,7 +89,7 @@ def attention_logits(query: Tensor, key: Tensor, rows: Tensor, columns: Tensor) 
         columns: ``(B, heads, h, w, W)``, the position term of the columns of keys.
     """
     of_position = (rows[..., :, None] + columns[..., None, :]).flatten(4).flatten(2, 3)
-    return (query.flatten(3).mT @ key.flatten(3)).add_(of_position)
+    return (query.flatten(3).transpose(-1, -2) @ key.flatten(3)).add_(of_position)
 
 
 def relative_attention(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -121,4 +121,4 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Te
     dtype, precise = query.dtype, torch.promote_types(query.dtype, torch.float32)
     query, key, value, rows, columns = (each.to(precise) for each in (query, key, value, rows, columns))
     weights = attention_logits(query, key, rows, columns).softmax(-1)
-    return (value.flatten(3) @ weights.mT).unflatten(3, query.shape[3:]).to(dtype)
+    return (value.flatten(3) @ weights.transpose(-1, -2)).unflatten(3, query.shape[3:]).to(dtype)

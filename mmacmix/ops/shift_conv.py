@@ -83,7 +83,7 @@ def dense_kernels(
     """
     channels, _, side, _ = kernels.shape
     head_dim = weight.shape[1]
-    by_tap = kernels.flatten(2).mT  # (channels, k^2 taps, k^2 features)
+    by_tap = kernels.flatten(2).transpose(-1, -2)  # (channels, k^2 taps, k^2 features)
     of_inputs = torch.bmm(by_tap, mixing.expand(channels, -1, -1)).view(head_dim, -1, mixing.shape[1])
     merged = torch.bmm(of_inputs, weight.transpose(0, 1))  # (head_dim, heads * k^2, in)
     merged = merged.view(channels, side, side, -1).permute(0, 3, 1, 2)
@@ -108,8 +108,8 @@ def grouped_kernels(kernels: Tensor, mixing: Tensor, mixing_bias: Tensor | None 
         Kernels ``(head_dim * heads, inputs, k, k)``, and the bias that each of their taps adds,
         ``(head_dim * heads, k, k)``, or None if there is no bias.
     """
-    by_tap = kernels.flatten(2).mT  # (channels, k^2 taps, k^2 features)
-    merged = torch.matmul(by_tap, mixing).mT.unflatten(2, kernels.shape[2:])
+    by_tap = kernels.flatten(2).transpose(-1, -2)  # (channels, k^2 taps, k^2 features)
+    merged = torch.matmul(by_tap, mixing).transpose(-1, -2).unflatten(2, kernels.shape[2:])
     taps = None if mixing_bias is None else torch.matmul(by_tap, mixing_bias).unflatten(1, kernels.shape[2:])
     return merged, taps
 

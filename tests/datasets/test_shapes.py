@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -57,6 +58,26 @@ def test_coco_annotations_agree_with_the_label_maps(root):
             assert annotation['bbox'] == [xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1]
             assert annotation['area'] == mask.sum() >= 60
         assert np.array_equal(rebuilt, semantic)
+
+
+def test_labels_for_ultralytics_are_the_boxes_of_coco(root, tmp_path):
+    write_shapes(tmp_path, train=4, val=40, yolo=True)
+    plain, files = digest(root), digest(tmp_path)
+    assert plain.items() <= files.items()
+    assert len(files) == len(plain) + 4 + 40 + 1
+    content = yaml.safe_load((tmp_path / 'yolo.yaml').read_text())
+    assert content['names'] == list(CLASSES) and content['path'] == str(tmp_path)
+    assert content['val'] == 'images/val'
+    coco = COCO(str(tmp_path / 'annotations' / 'instances_val.json'))
+    for image in coco.dataset['images']:
+        labels = (tmp_path / 'labels' / 'val' / image['file_name']).with_suffix('.txt').read_text().splitlines()
+        expected = coco.imgToAnns[image['id']]
+        assert len(labels) == len(expected)
+        for label, annotation in zip(labels, expected, strict=True):
+            category, x, y, width, height = (float(each) for each in label.split())
+            assert category == annotation['category_id'] - 1
+            box = np.array([x - width / 2, y - height / 2, width, height]) * image['width']
+            np.testing.assert_allclose(box, annotation['bbox'], atol=1e-3)
 
 
 def test_scenes_cover_all_classes_counts_and_sizes():

@@ -1,5 +1,8 @@
 """Exporters, tracers and compilers keep the outputs of layers and fused layers."""
 
+import inspect
+
+import onnxruntime
 import pytest
 import torch
 from mmengine.analysis import get_model_complexity_info
@@ -55,6 +58,21 @@ def test_is_traced(name):
     layer.eval()
     torch.testing.assert_close(torch.jit.trace(layer, x)(x), layer(x))
     assert get_model_complexity_info(layer, shape)['flops'] > 0
+
+
+@pytest.mark.filterwarnings('ignore')  # this exporter is deprecated, but Ultralytics uses it
+@pytest.mark.parametrize('name', [name for name in LAYERS if name != 'LESA'])  # which it exports for one size only
+def test_the_exporter_of_torchscript_exports_maps_of_any_size(name, tmp_path):
+    layer, file = LAYERS[name]().eval(), tmp_path / 'layer.onnx'
+    old = {'dynamo': False} if 'dynamo' in inspect.signature(torch.onnx.export).parameters else {}
+    axes = {'x': {0: 'batch', 2: 'height', 3: 'width'}}
+    x = torch.rand(1, 16, 12, 10)
+    torch.onnx.export(layer, (x,), str(file), input_names=['x'], dynamic_axes=axes, opset_version=17, **old)
+    session = onnxruntime.InferenceSession(file)
+    for shape in ((1, 16, 12, 10), (2, 16, 9, 30), (1, 16, 33, 20)):
+        x = torch.rand(shape)
+        (actual,) = session.run(None, {'x': x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(actual), layer(x))
 
 
 @needs_torch('2.4', 'compiling without graph breaks')
