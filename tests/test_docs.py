@@ -132,6 +132,23 @@ def test_the_snippet_for_own_detection_data_reads_it(tmp_path):
     assert model.roi_head.bbox_head.num_classes == model.roi_head.mask_head.num_classes == 2
 
 
+def test_the_hours_of_the_roadmap_follow_its_model():
+    images = dict(coco=117_266, imagenet=1_281_167)  # of the training set, with objects
+    macs = json.loads((ROOT / 'configs' / 'zoo.json').read_text())['models']
+    rows = re.findall(r'^\| \d+ \| `(.+?)` \| ([\d,]+) \| ([\d.]+) \|', (DOCS / 'roadmap.md').read_text(), re.MULTILINE)
+    assert len(rows) >= 9
+    for name, count, hours in rows:
+        cfg = Config.fromfile(ROOT / 'configs' / f'{name}.py')
+        loop = cfg.train_cfg
+        if 'max_epochs' in loop:
+            expected = loop.max_epochs * images['imagenet' if 'in1k' in name else 'coco']
+        else:
+            expected = loop.max_iters * cfg.auto_scale_lr.base_batch_size
+        assert int(count.replace(',', '')) == expected
+        modelled = 6 * macs[f'{name}.py']['macs'] * expected / (8 * 20e12) / 3600
+        assert float(hours) == round(modelled, 1), (name, modelled)
+
+
 def test_the_table_of_backbones_lists_all_with_their_parameters():
     name, listed = '', []
     for new_name, argument, value, millions in re.findall(
