@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Write the tables of the model zoo into the READMEs of configs/, and the metafiles, from configs/zoo.json.
 
-python tools/zoo.py             # write them
-python tools/zoo.py --count     # count parameters and multiply-adds first
-python tools/zoo.py --measure   # measure time and memory of training steps first, on a quiet machine
+python tools/zoo.py                      # write them, after counting what is new
+python tools/zoo.py --count              # count all parameters and multiply-adds again
+python tools/zoo.py --measure [CONFIG]   # measure training steps first, of all configs or these, on a quiet machine
 """
 
 import openmp  # noqa: F401
@@ -31,11 +31,11 @@ from mmacmix.inference import build_model
 from mmacmix.reporting.complexity import Part, model_complexity
 from mmacmix.reporting.tables import markdown_table
 
-ROOT = Path(__file__).parents[1]
-CONFIGS, INDEX = ROOT / 'configs', ROOT / 'model-index.yml'
+CONFIGS = Path(__file__).parents[1] / 'configs'
 STORE = CONFIGS / 'zoo.json'
 MARK = '<!-- The rest is written by tools/zoo.py. -->'
 DATA = {'coco': 'COCO 2017', 'ade20k': 'ADE20K', 'in1k': 'ImageNet-1k'}
+COUNTED = ('size', 'parameters', 'macs')
 STEPS = 3
 
 
@@ -43,23 +43,35 @@ STEPS = 3
 def main(argv: list[str] | None = None) -> None:
     parser = ArgumentParser(description='Write the READMEs of configs/, and the metafiles, from configs/zoo.json.')
     parser.add_argument('--count', action='store_true', help='count parameters and multiply-adds first')
-    parser.add_argument('--measure', action='store_true', help='measure time and memory of training steps first')
+    parser.add_argument(
+        '--measure', nargs='*', metavar='CONFIG', help='measure training steps, of all configs or of these, first'
+    )
     parser.add_argument('--step', metavar='CONFIG', help='measure one config, and print the result as JSON')
     args = parser.parse_args(argv)
     if args.step:
         print(json.dumps(training_step(Path(args.step))))
         return
-    store = json.loads(STORE.read_text()) if STORE.is_file() else {}
+    store = json.loads(STORE.read_text())
     paths = {str(path.relative_to(CONFIGS)): path for path in config_files()}
-    models = {name: store.get('models', {}).get(name, {}) for name in paths}
+    models = {name: store['models'].get(name, {}) for name in paths}
+    machine = store['machine']
     for name, path in paths.items():
         if args.count or not models[name]:
             models[name] |= count(path)
-        if args.measure:
-            command = [sys.executable, __file__, '--step', path]
-            models[name] |= json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        print(name, models[name], flush=True)
-    machine = cpu() if args.measure else store.get('machine')
+    if args.measure is not None:
+        chosen = {str(Path(each).resolve().relative_to(CONFIGS)) for each in args.measure} or set(paths)
+        if machine != (machine := cpu()):
+            models = {name: {key: facts[key] for key in COUNTED} for name, facts in models.items()}
+        for name in sorted(chosen):
+            command = [sys.executable, __file__, '--step', paths[name]]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            models[name] |= json.loads(done.stdout.splitlines()[-1])
+            print(name, models[name], flush=True)
+            save(models, machine)
+    save(models, machine)
+
+
+def save(models: dict[str, dict], machine: str | None) -> None:
     STORE.write_text(json.dumps(dict(machine=machine, models=models), indent=1) + '\n')
     for path, text in written(models, machine).items():
         path.write_text(text)
@@ -84,7 +96,7 @@ def count(path: Path) -> dict:
     """Size of the images, and parameters and multiply-adds of the whole network for one of them."""
     cfg, model = load(path)
     size = image_size(cfg)
-    image, samples = batch(cfg, size)
+    image, samples = batch(cfg, size, 1)
     model.eval()
 
     def predict() -> None:
@@ -119,8 +131,8 @@ class Classifier(nn.Module):
         return (losses['loss'],)
 
 
-def batch(cfg: Config, size: tuple[int, int]) -> tuple[Tensor, list | Tensor]:
-    """A random image and its annotations."""
+def batch(cfg: Config, size: tuple[int, int], images: int) -> tuple[Tensor, list | Tensor]:
+    """Random images and their annotations."""
     shape = (3, *size)
     torch.manual_seed(0)
     if cfg.default_scope == 'mmdet':
@@ -128,7 +140,8 @@ def batch(cfg: Config, size: tuple[int, int]) -> tuple[Tensor, list | Tensor]:
 
         (dataset,) = innermost(cfg.train_dataloader.dataset)
         with_mask = any(step.get('with_mask') for step in dataset.pipeline)
-        samples = demo_mm_inputs(1, [shape], num_items=[10], num_classes=2, with_mask=with_mask)['data_samples']
+        samples = demo_mm_inputs(images, [shape] * images, num_items=[10] * images, num_classes=2, with_mask=with_mask)
+        samples = samples['data_samples']
         for sample in samples:
             sample.gt_instances.labels.zero_()
             sample.set_metainfo(dict(batch_input_shape=size, pad_shape=size))
@@ -136,18 +149,22 @@ def batch(cfg: Config, size: tuple[int, int]) -> tuple[Tensor, list | Tensor]:
         from mmengine.structures import PixelData
         from mmseg.structures import SegDataSample
 
-        sample = SegDataSample(metainfo=dict(ori_shape=size, img_shape=size))
-        sample.gt_sem_seg = PixelData(data=torch.randint(10, (1, *size)))
-        samples = [sample]
+        samples = [SegDataSample(metainfo=dict(ori_shape=size, img_shape=size)) for _ in range(images)]
+        for sample in samples:
+            sample.gt_sem_seg = PixelData(data=torch.randint(10, (1, *size)))
     else:
-        samples = torch.zeros(1, dtype=torch.long)
-    return torch.rand(1, *shape), samples
+        samples = torch.zeros(images, dtype=torch.long)
+    return torch.rand(images, *shape), samples
 
 
 def training_step(path: Path) -> dict:
-    """Median time in seconds, and peak memory of the process in bytes, of forward, loss and backward of one image."""
+    """Median time in seconds, and peak memory of the process in bytes, of forward, loss and backward.
+
+    The batch is one image. For segmentation it is two: some heads normalise a single pooled pixel over the batch.
+    """
     cfg, model = load(path)
-    image, samples = batch(cfg, image_size(cfg))
+    images = 2 if cfg.default_scope == 'mmseg' else 1
+    image, samples = batch(cfg, image_size(cfg), images)
     model.train()
     times = []
     for _ in range(STEPS + 1):  # the first one is slower
@@ -155,11 +172,12 @@ def training_step(path: Path) -> dict:
         model.parse_losses(model(image, samples, mode='loss'))[0].backward()
         times.append(time.perf_counter() - start)
         model.zero_grad()
-    return dict(seconds=statistics.median(times[1:]), memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return dict(images=images, seconds=statistics.median(times[1:]), memory=memory)
 
 
 def written(models: dict[str, dict], machine: str | None) -> dict[Path, str]:
-    """The content of all READMEs, metafiles and the index."""
+    """The content of all READMEs and metafiles."""
     folders: dict[str, dict[str, dict]] = {}
     for name, facts in models.items():
         folders.setdefault(name.split('/')[0], {})[name] = facts
@@ -175,10 +193,12 @@ def written(models: dict[str, dict], machine: str | None) -> dict[Path, str]:
 def readme_table(models: dict[str, dict], machine: str | None) -> str:
     titles = ['config', 'image', 'parameters (M)', 'multiply-adds (G)']
     text = 'Parameters and multiply-adds are those of the whole network, for one image.'
-    if machine:
+    measured = [facts['images'] for facts in models.values() if 'seconds' in facts]
+    if measured:
         titles += ['training step (s)', 'memory (GiB)']
+        batch = 'one image' if measured[0] == 1 else 'two images'
         text += (
-            ' A training step is forward, loss and backward\nof one image in float32, and memory the peak of its '
+            f' A training step is forward, loss and backward\nof {batch} in float32, and memory the peak of its '
             f'process: `tools/zoo.py --measure`, {machine}.'
         )
     rows = []
@@ -189,8 +209,8 @@ def readme_table(models: dict[str, dict], machine: str | None) -> str:
             f'{facts["parameters"] / 1e6:.2f}',
             f'{facts["macs"] / 1e9:.2f}',
         ]
-        if machine:
-            row += [f'{facts["seconds"]:.2f}', f'{facts["memory"] / 2**30:.1f}']
+        if measured:
+            row += [f'{facts["seconds"]:.2f}', f'{facts["memory"] / 2**30:.1f}'] if 'seconds' in facts else ['', '']
         rows.append(row)
     return f'{markdown_table(titles, rows)}\n{text}\n'
 

@@ -7,3 +7,4 @@ neck = dict(type='ReplaceConvs', network=_base_.model.neck, where=r'top_down_blo
 model = dict(neck=dict(_delete_=True, **neck))
 optim_wrapper = dict(paramwise_cfg=dict(custom_keys=_base_.paramwise_cfg.custom_keys))
 custom_hooks = [*_base_.custom_hooks, dict(type='PlainStateHook')]
+auto_scale_lr = dict(base_batch_size=256)  # the base config has the 16 of its 1x schedule

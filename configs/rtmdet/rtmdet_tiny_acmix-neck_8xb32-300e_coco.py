@@ -6,3 +6,4 @@ acmix = dict(type='ACmix', num_heads=4, attention_kernel_size=7)
 model = dict(neck=[_base_.model.neck, dict(type='ACmixNeck', in_channels=[96] * 3, layer=acmix)])
 optim_wrapper = dict(paramwise_cfg=dict(custom_keys=_base_.paramwise_cfg.custom_keys))
 custom_hooks = [*_base_.custom_hooks, dict(type='PlainStateHook')]
+auto_scale_lr = dict(base_batch_size=256)  # the base config has the 16 of its 1x schedule

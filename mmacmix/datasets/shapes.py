@@ -131,8 +131,11 @@ def write_shapes(
         )
         (root / 'annotations' / f'instances_{split}.json').write_text(json.dumps(content))
         objects[split] = len(annotations)
+        for stale in (root / 'labels' / split).glob(6 * '[0-9]' + '.txt'):
+            stale.unlink()
         if yolo:
             _write_labels(root / 'labels' / split, images, annotations)
+    (root / 'yolo.yaml').unlink(missing_ok=True)
     if yolo:
         content = dict(path=str(root.resolve()), train='images/train', val='images/val', names=list(CLASSES))
         (root / 'yolo.yaml').write_text(json.dumps(content, indent=2))  # JSON is YAML
@@ -142,8 +145,6 @@ def write_shapes(
 def _write_labels(folder: Path, images: list[dict], annotations: list[dict]) -> None:
     """Write a text file per image: per object its class, and its box's centre and size as shares of the image's."""
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob(6 * '[0-9]' + '.txt'):
-        stale.unlink()
     lines: dict[int, list[str]] = {image['id']: [] for image in images}
     for annotation in annotations:
         left, top, width, height = annotation['bbox']

@@ -31,7 +31,12 @@ __all__ = [
 ]
 
 
-class HubMixin(PyTorchModelHubMixin, library_name='mmacmix', tags=['acmix']):
+_ACMIX = 'https://arxiv.org/abs/2111.14556'
+_LESA = 'https://arxiv.org/abs/2107.05637'
+_XVOLUTION = 'https://arxiv.org/abs/2106.02253'
+
+
+class HubMixin(PyTorchModelHubMixin, library_name='mmacmix'):
     """Base of the classes below.
 
     ``from_pretrained`` returns the backbone in evaluation mode, and refuses weights that do not fit it unless
@@ -58,27 +63,31 @@ class HubMixin(PyTorchModelHubMixin, library_name='mmacmix', tags=['acmix']):
         raise UserError(f'weights must be in the format safetensors, in model.safetensors, but there is {model_file}')
 
 
-class ACmixPyramidVisionTransformer(HubMixin, backbones.ACmixPyramidVisionTransformer):
+class ACmixPyramidVisionTransformer(
+    HubMixin, backbones.ACmixPyramidVisionTransformer, tags=['acmix', 'ACmixPyramidVisionTransformer'], paper_url=_ACMIX
+):
     """``mmacmix.backbones.ACmixPyramidVisionTransformer``."""
 
 
-class ACmixResNet(HubMixin, backbones.ACmixResNet):
+class ACmixResNet(HubMixin, backbones.ACmixResNet, tags=['acmix', 'ACmixResNet'], paper_url=_ACMIX):
     """``mmacmix.backbones.ACmixResNet``."""
 
 
-class ACmixSAN(HubMixin, backbones.ACmixSAN):
+class ACmixSAN(HubMixin, backbones.ACmixSAN, tags=['acmix', 'ACmixSAN'], paper_url=_ACMIX):
     """``mmacmix.backbones.ACmixSAN``."""
 
 
-class ACmixSwinTransformer(HubMixin, backbones.ACmixSwinTransformer):
+class ACmixSwinTransformer(
+    HubMixin, backbones.ACmixSwinTransformer, tags=['acmix', 'ACmixSwinTransformer'], paper_url=_ACMIX
+):
     """``mmacmix.backbones.ACmixSwinTransformer``."""
 
 
-class LESAResNet(HubMixin, backbones.LESAResNet):
+class LESAResNet(HubMixin, backbones.LESAResNet, tags=['lesa', 'LESAResNet'], paper_url=_LESA):
     """``mmacmix.backbones.LESAResNet``."""
 
 
-class XVolutionResNet(HubMixin, backbones.XVolutionResNet):
+class XVolutionResNet(HubMixin, backbones.XVolutionResNet, tags=['xvolution', 'XVolutionResNet'], paper_url=_XVOLUTION):
     """``mmacmix.backbones.XVolutionResNet``."""
 
 

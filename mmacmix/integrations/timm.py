@@ -125,6 +125,8 @@ class Features(nn.Module):
 
 def _initialize(backbone: BaseBackbone) -> None:
     """Initialise the weights without MMEngine's log, which has several lines per parameter."""
+    if any(parameter.is_meta for parameter in backbone.parameters()):  # weights will be loaded
+        return
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel(logging.WARNING)

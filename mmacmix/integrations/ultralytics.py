@@ -54,32 +54,33 @@ def add_acmix(model: str, file: str | Path, placement: str = 'head', options: di
     """Write the model file of a network with ACmix, and register ACmix.
 
     Args:
-        model: Model file of a network that detects or segments, with or without its scale: ``yolo11.yaml``,
+        model: Model file of a network whose head reads several maps, with or without its scale: ``yolo11.yaml``,
             ``yolo11n.yaml``.
-        file: The file to write. Ultralytics reads the scale from its name: ``yolo11n-acmix.yaml``.
+        file: The file to write. Its name must have the scale if ``model`` has: ``yolo11n-acmix.yaml``.
         placement: ``'head'`` for ACmix on each map between the neck and the head; ``'p3'`` for a 1x1 convolution and
             ACmix instead of the block from which the head's largest map comes. Default: ``'head'``.
         options: See ``ACmix``. Default: those of ``mmacmix.layers.ACmix``; for ``'p3'``, 2 heads and a 5x5 window.
 
     Raises:
-        UserError: ``placement`` is unknown, or the head has no list of maps.
+        UserError: ``placement`` is unknown, the head has no list of maps, or ``file`` has not the scale of ``model``.
     """
+    if placement not in ('head', 'p3'):
+        raise UserError(f"placement must be 'head' or 'p3', got {placement!r}")
     network = tasks.yaml_model_load(model)
-    for key in ('scale', 'yaml_file'):  # not of the file itself
-        network.pop(key)
+    scale, _ = network.pop('scale'), network.pop('yaml_file')  # not of the file itself
     backbone, lines = len(network['backbone']), network['backbone'] + network['head']
-    levels = lines[-1][0]
-    if not isinstance(levels, list):
+    if not isinstance(lines[-1][0], list):
         raise UserError(f'{model}: ACmix is placed before a head of several maps, but the last line is {lines[-1]}')
+    if 'scales' in network and scale and tasks.guess_model_scale(file) != scale:
+        raise UserError(f'the name of the file must have the scale {scale!r}, as in {model}, got {str(file)!r}')
+    levels = [_absolute(len(lines) - 1, level) for level in lines[-1][0]]
     if placement == 'head':
         lines[-1:] = [
             *([level, 1, 'ACmix', _arguments(options)] for level in levels),
             [[*range(len(lines) - 1, len(lines) - 1 + len(levels))], *lines[-1][1:]],
         ]
-    elif placement == 'p3':
-        lines = _replace(lines, levels[0], options or _P3)
     else:
-        raise UserError(f"placement must be 'head' or 'p3', got {placement!r}")
+        lines = _replace(lines, levels[0], options or _P3)
     network |= dict(backbone=lines[:backbone], head=lines[backbone:])
     with open(file, 'w') as out:
         yaml.dump(network, out, _Dumper, sort_keys=False, width=float('inf'))
@@ -88,6 +89,9 @@ def add_acmix(model: str, file: str | Path, placement: str = 'head', options: di
 
 class _Dumper(yaml.SafeDumper):
     """Writes each list in one line, except lists of lists."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True  # repeated options are written out
 
 
 _Dumper.add_representer(
@@ -106,13 +110,18 @@ def _replace(lines: list[list], index: int, options: dict) -> list[list]:
             return [moved(line, each) for each in source]
         if source == -1:
             return -1
-        source = source if source >= 0 else line + source
+        source = _absolute(line, source)
         return source + (source >= index)
 
     moved_lines = [[moved(line, source), *rest] for line, (source, *rest) in enumerate(lines)]
     (source, _, _, (width, *_)) = lines[index]
     moved_lines[index : index + 1] = [[source, 1, 'Conv', [width, 1, 1]], [-1, 1, 'ACmix', _arguments(options)]]
     return moved_lines
+
+
+def _absolute(line: int, source: int) -> int:
+    """The number of the layer that a line reads, which may be given relative to the line."""
+    return source if source >= 0 else line + source
 
 
 def _arguments(options: dict) -> list:

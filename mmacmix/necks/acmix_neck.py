@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..layers.arguments import check_without
 from ..ops import check_integers, is_integer
+from .building import build_layer
 
 
 @MODELS.register_module()
@@ -89,7 +90,7 @@ class NeckLayer(nn.Module):
     def __init__(self, channels: int, layer: dict = dict(type='ACmix'), residual: bool = True) -> None:
         super().__init__()
         check_without(('in_channels', 'out_channels', 'stride'), layer=layer)
-        self.layer = MODELS.build(dict(**layer, in_channels=channels))
+        self.layer = build_layer(layer, in_channels=channels)
         self.residual_scale = nn.Parameter(torch.zeros(channels)) if residual else None
 
     def forward(self, x: Tensor) -> Tensor:

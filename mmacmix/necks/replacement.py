@@ -8,8 +8,10 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from ..errors import UserError
+from ..layers import MixingLayer
 from ..layers.arguments import check_without
 from ..layers.conv_signature import CONV_ARGUMENTS
+from .building import build_layer
 
 
 @MODELS.register_module()
@@ -37,8 +39,9 @@ def ReplaceConvs(network: dict, where: str, layer: dict, **arguments: Any) -> nn
 def replace_convs(network: nn.Module, where: str, layer: dict) -> nn.Module:
     """Replace convolutions of a network with a layer of this package.
 
-    A layer keeps channels, kernel size, stride, padding, dilation, groups and bias of its convolution; whether it is
-    frozen, its device and its data type are kept, too. Its weights are new.
+    A layer keeps channels, kernel size, stride, padding, dilation, groups and bias of its convolution, its device and
+    its data type. Its weights are new. A shared convolution is replaced by one shared layer. Convolutions inside layers
+    of this package stay.
 
     Args:
         network: The network; it is modified.
@@ -52,27 +55,31 @@ def replace_convs(network: nn.Module, where: str, layer: dict) -> nn.Module:
 
     Raises:
         UserError: ``where`` finds no convolution, or one that the layer cannot replace; the network is unchanged.
-        ValueError: ``layer`` has arguments of a convolution.
+        ValueError: ``layer`` has arguments of a convolution, or no registered type.
     """
     check_without(CONV_ARGUMENTS, layer=layer)
     try:
         pattern = re.compile(where)
     except (re.error, TypeError) as error:
         raise UserError(f'where must be a regular expression, got {where!r}: {error}') from error
+    modules = dict(network.named_modules(remove_duplicate=False))  # a convolution may be shared, and has several names
+    inside = tuple(f'{name}.' for name, module in modules.items() if isinstance(module, MixingLayer))
     convs = {
         name: module
-        for name, module in network.named_modules()
-        if isinstance(module, _ConvNd) and max(module.kernel_size) > 1
+        for name, module in modules.items()
+        if isinstance(module, _ConvNd) and max(module.kernel_size) > 1 and not name.startswith(inside)
     }
-    replacements = {name: _replacement(name, conv, layer) for name, conv in convs.items() if pattern.search(name)}
-    if not replacements:
+    chosen = {conv: name for name, conv in convs.items() if pattern.search(name)}
+    if not chosen:
         names = f'{next(iter(convs))} to {list(convs)[-1]}' if convs else 'there are none'
         raise UserError(
             f'where={where!r} finds no convolution larger than 1x1 in {type(network).__name__}; their names: {names}'
         )
-    for name, replacement in replacements.items():
-        parent, _, child = name.rpartition('.')
-        setattr(network.get_submodule(parent), child, replacement)
+    replacements = {conv: _replacement(name, conv, layer) for conv, name in chosen.items()}
+    for name, conv in convs.items():
+        if conv in replacements:
+            parent, _, child = name.rpartition('.')
+            setattr(network.get_submodule(parent), child, replacements[conv])
     return network
 
 
@@ -81,11 +88,12 @@ def _replacement(name: str, conv: _ConvNd, layer: dict) -> nn.Module:
     if not isinstance(conv, nn.Conv2d) or conv.padding_mode != 'zeros':
         raise UserError(f'{name} must be a Conv2d that pads with zeros to be replaced, got {conv}')
     arguments = {argument: getattr(conv, argument) for argument in CONV_ARGUMENTS}
-    arguments |= dict(bias=conv.bias is not None, padding=None if conv.padding == 'same' else conv.padding)
+    padding = {'same': None, 'valid': 0}.get(conv.padding, conv.padding)
+    arguments |= dict(bias=conv.bias is not None, padding=padding)
+    if not conv.weight.requires_grad:  # some networks freeze stages when they are built
+        raise UserError(f'{name} cannot be replaced: it is frozen, so the layer would keep its random weights')
     try:
-        replacement = MODELS.build(dict(**layer, **arguments))
+        replacement = build_layer(layer, **arguments)
     except ValueError as error:
         raise UserError(f'{name} cannot be replaced: {error}') from error
-    if not conv.weight.requires_grad:  # some networks freeze stages when they are built
-        replacement.requires_grad_(False)
     return replacement.to(conv.weight).train(conv.training)

@@ -239,6 +239,14 @@ def channels_of(scope, backbone):
         return [m.shape[1] for m in network(torch.rand(1, 3, 64, 64))], network
 
 
+@pytest.mark.parametrize('name', [name for name in CONFIGS if re.search(r'_\d+xb\d+', name)])
+def test_the_batch_of_the_schedule_is_that_of_the_name(name):
+    gpus, images = map(int, re.search(r'_(\d+)xb(\d+)', name).groups())
+    cfg = load(name)
+    assert cfg.train_dataloader.batch_size == images
+    assert cfg.auto_scale_lr.base_batch_size == gpus * images
+
+
 @pytest.mark.parametrize('name', [name for name in CONFIGS if name not in PLACEMENTS])
 def test_the_backbone_matches_the_name_and_fits_the_heads(name):
     cfg = load(name)

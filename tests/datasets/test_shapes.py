@@ -80,6 +80,12 @@ def test_labels_for_ultralytics_are_the_boxes_of_coco(root, tmp_path):
             np.testing.assert_allclose(box, annotation['bbox'], atol=1e-3)
 
 
+def test_labels_for_ultralytics_of_an_earlier_call_are_deleted(tmp_path):
+    write_shapes(tmp_path, train=2, val=1, yolo=True)
+    write_shapes(tmp_path, train=2, val=1, seed=1)
+    assert not (tmp_path / 'yolo.yaml').exists() and not list(tmp_path.rglob('*.txt'))
+
+
 def test_scenes_cover_all_classes_counts_and_sizes():
     scenes = [draw_scene(np.random.default_rng((0, i))) for i in range(120)]
     counts = np.array([len(scene.labels) for scene in scenes])

@@ -31,6 +31,15 @@ def small(**arguments):
     return timm.create_model('acmix_resnet26', base_channels=8, **arguments)
 
 
+def test_a_model_without_memory_takes_weights():
+    with torch.device('meta'):
+        empty = small()
+    network = small()
+    empty.load_state_dict(network.state_dict(), assign=True)
+    images = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(empty.eval()(images), network.eval()(images), rtol=0, atol=0)
+
+
 def test_the_models_are_listed_without_weights():
     assert set(timm.list_models('acmix_*')) == set(BACKBONES)
     assert timm.list_models('acmix_*', pretrained=True) == []

@@ -131,6 +131,24 @@ def test_a_network_is_trained_validated_exported_and_trained_further(run, tmp_pa
     """)
 
 
+def test_a_head_may_name_its_maps_relative_to_itself(run):
+    run("""
+        from mmacmix.integrations.ultralytics import add_acmix
+        from ultralytics.nn import tasks
+        import yaml
+        lines = tasks.yaml_model_load('yolo11n.yaml')
+        lines['head'][-1][0] = [-7, -4, -1]
+        yaml.safe_dump(lines, open('relative11.yaml', 'w'), sort_keys=False)
+        for placement in ('head', 'p3'):
+            add_acmix('yolo11.yaml', 'absolute.yaml', placement, dict(num_heads=2))
+            add_acmix('relative11.yaml', 'relative.yaml', placement, dict(num_heads=2))
+            first, second = (open(name).read() for name in ('absolute.yaml', 'relative.yaml'))
+            assert '&' not in first
+            # The line before may stay relative.
+            assert first.partition('head:')[2] == second.partition('head:')[2].replace('20, -1]', '20, 23]')
+    """)
+
+
 def test_what_cannot_be_placed_is_refused_in_one_sentence(run):
     run("""
         from mmacmix.errors import UserError
@@ -138,6 +156,7 @@ def test_what_cannot_be_placed_is_refused_in_one_sentence(run):
         for arguments, message in (
             (('yolo11n.yaml', 'out.yaml', 'neck'), "placement must be 'head' or 'p3', got 'neck'"),
             (('yolo11n-cls.yaml', 'out.yaml'), 'yolo11n-cls.yaml: ACmix is placed before a head of several maps'),
+            (('yolo11s.yaml', 'out.yaml'), "name of the file must have the scale 's', as in yolo11s.yaml, got 'out"),
         ):
             try:
                 add_acmix(*arguments)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
@@ -12,6 +12,7 @@ from mmacmix.errors import UserError
 from mmacmix.layers import CONV_LAYERS, ACmix, MixingLayer, XVolution
 from mmacmix.necks import replace_convs
 from tests.layers.definitions import randomised
+from tests.tooling import ROOT
 
 CSPNEXT = dict(type='mmdet.CSPNeXt', deepen_factor=0.167, widen_factor=0.25)
 DARKNET = dict(type='mmdet.CSPDarknet', deepen_factor=0.33, widen_factor=0.25)
@@ -129,11 +130,16 @@ def test_a_segmentor_with_pretrained_weights_takes_it_as_its_backbone(tmp_path):
     assert segmentor(torch.rand(1, 3, 64, 64))[0].shape == (2, 8, 8)
 
 
-def test_layers_in_frozen_stages_are_frozen_and_data_types_are_kept():
-    frozen = replaced(dict(PLAIN_STEM, frozen_stages=1), r'layer[12]\.0\.conv2')
-    assert {p.requires_grad for p in frozen.layer1[0].conv2.parameters()} == {False}
-    assert {p.requires_grad for p in frozen.layer2[0].conv2.parameters()} == {True}
-    assert not frozen.layer1[0].conv2.training and frozen.layer2[0].conv2.training
+def test_frozen_convolutions_are_refused():
+    network = dict(PLAIN_STEM, frozen_stages=1)
+    assert layers_of(replaced(network, r'layer2\.0\.conv2'))
+    with pytest.raises(UserError, match=r'^layer1\.0\.conv2 cannot be replaced: it is frozen, so the layer would keep'):
+        replaced(network, r'layer[12]\.0\.conv2')
+
+
+def test_data_types_and_modes_are_kept():
+    network = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1)).eval()
+    assert not replace_convs(network, '0', dict(type='ACmix'))[0].training
     double = replace_convs(nn.Sequential(nn.Conv2d(16, 16, 3, padding=1)).double(), '0', dict(type='LESA'))
     assert {p.dtype for p in double.parameters()} == {torch.float64}
 
@@ -141,6 +147,24 @@ def test_layers_in_frozen_stages_are_frozen_and_data_types_are_kept():
 def test_arguments_beside_the_network_are_those_of_the_network():
     built = replaced(dict(PLAIN_STEM, out_indices=(0,)), 'layer1', out_indices=(1, 2))
     assert built.out_indices == (1, 2)
+
+
+def test_a_shared_convolution_becomes_a_shared_layer():
+    cfg = Config.fromfile(ROOT / 'configs/rtmdet/rtmdet_tiny_acmix-p3_8xb32-300e_coco.py')
+    init_default_scope('mmdet')
+    head = MODELS.build(dict(cfg.model.bbox_head, in_channels=8, feat_channels=8, train_cfg=None, test_cfg=None))
+    before = [level[0].conv for level in head.cls_convs]
+    assert len(set(before)) == 1 and len(before) == 3
+    replace_convs(head, r'cls_convs\.0\.0', dict(type='ACmix'))
+    after = [level[0].conv for level in head.cls_convs]
+    assert len(set(after)) == 1 and isinstance(after[0], ACmix)
+    assert isinstance(head.cls_convs[2][1].conv, nn.Conv2d)
+
+
+def test_convolutions_inside_layers_of_this_package_stay():
+    inner = dict(type='ReplaceConvs', network=DARKNET, where='stage4.*conv2', layer=dict(type='XVolution'))
+    built = replaced(inner, 'stage[34].*conv2')
+    assert [type(each) for each in layers_of(built).values()] == [ACmix] * 3 + [XVolution]
 
 
 def test_one_network_takes_two_layers():
@@ -175,6 +199,8 @@ def test_one_network_takes_two_layers():
         (nn.Conv2d(8, 8, 4, padding=1), '0', 'XVolution', r'^0 .*: kernel_size must be odd, .*, got 4$'),
         (nn.Conv2d(8, 8, (3, 1), padding=1), '0', 'LESA', r'^0 .*: LESA is square: kernel_size .*, got \(3, 1\)$'),
         (nn.Conv2d(8, 8, 3), '0', 'ACmix', r'^0 cannot be replaced: ACmix has "same" padding: .* got \(0, 0\)$'),
+        (nn.Conv2d(8, 8, 3, padding='valid'), '0', 'ACmix', r'^0 cannot .*: ACmix has "same" padding: .* got 0$'),
+        (nn.Conv2d(8, 8, 3, padding=1), '0', 'Acmix', r"^0 .*: layer must have a registered type, such as .*'Acmix'}$"),
         (nn.Conv2d(8, 8, 3, padding=1, padding_mode='reflect'), '0', 'ACmix', '^0 must be a Conv2d that pads with z'),
         (nn.ConvTranspose2d(8, 8, 3), '0', 'ACmix', '^0 must be a Conv2d .*, got ConvTranspose2d'),
         (nn.Conv1d(8, 8, 3), '0', 'ACmix', '^0 must be a Conv2d .*, got Conv1d'),
@@ -201,3 +227,16 @@ def test_names_in_messages_can_be_used_as_patterns():
         replace_convs(MODELS.build(PLAIN_STEM), 'none', dict(type='ACmix'))
     name = re.search(r'to (\S+)$', str(caught.value))[1]
     assert list(layers_of(replace_convs(MODELS.build(PLAIN_STEM), re.escape(name), dict(type='ACmix')))) == [name]
+
+
+@pytest.mark.parametrize(
+    'layer, message',
+    [
+        (dict(), "layer must have a registered type, such as dict.type='ACmix'., got {}"),
+        (dict(type='ACmix', num_head=2), "layer={'type': 'ACmix', 'num_head': 2} cannot be built: .* 'num_head'"),
+    ],
+)
+def test_a_wrong_config_of_the_layer_is_named(layer, message):
+    with pytest.raises(UserError, match=message) as caught:
+        replace_convs(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1)), '0', layer)
+    assert '\n' not in str(caught.value)
