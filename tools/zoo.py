@@ -69,12 +69,12 @@ def main(argv: list[str] | None = None) -> None:
             print(name, models[name], flush=True)
             save(models, machine)
     save(models, machine)
+    for path, text in written(models, machine).items():
+        path.write_text(text)
 
 
 def save(models: dict[str, dict], machine: str | None) -> None:
     STORE.write_text(json.dumps(dict(machine=machine, models=models), indent=1) + '\n')
-    for path, text in written(models, machine).items():
-        path.write_text(text)
 
 
 def config_files() -> list[Path]:
