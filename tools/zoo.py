@@ -8,6 +8,7 @@ python tools/zoo.py --measure [CONFIG]   # measure training steps first, of all 
 
 import openmp  # noqa: F401
 
+import copy
 import json
 import resource
 import statistics
@@ -27,11 +28,12 @@ from torch import Tensor, nn
 
 from mmacmix.cli import command_line, run
 from mmacmix.datasets import innermost
+from mmacmix.errors import UserError
 from mmacmix.inference import build_model
 from mmacmix.reporting.complexity import Part, model_complexity
 from mmacmix.reporting.tables import markdown_table
 
-CONFIGS = Path(__file__).parents[1] / 'configs'
+CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 STORE = CONFIGS / 'zoo.json'
 MARK = '<!-- The rest is written by tools/zoo.py. -->'
 DATA = {'coco': 'COCO 2017', 'ade20k': 'ADE20K', 'in1k': 'ImageNet-1k'}
@@ -59,10 +61,14 @@ def main(argv: list[str] | None = None) -> None:
         if args.count or not models[name]:
             models[name] |= count(path)
     if args.measure is not None:
-        chosen = {str(Path(each).resolve().relative_to(CONFIGS)) for each in args.measure} or set(paths)
+        names = {path: name for name, path in paths.items()}
+        for each in args.measure:
+            if Path(each).resolve() not in names:
+                raise UserError(f'{each} is not a config of the zoo')
+        chosen = [names[Path(each).resolve()] for each in args.measure] or list(paths)
         if machine != (machine := cpu()):
             models = {name: {key: facts[key] for key in COUNTED} for name, facts in models.items()}
-        for name in sorted(chosen):
+        for name in chosen:
             command = [sys.executable, __file__, '--step', paths[name]]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             models[name] |= json.loads(done.stdout.splitlines()[-1])
@@ -151,7 +157,7 @@ def batch(cfg: Config, size: tuple[int, int], images: int) -> tuple[Tensor, list
 
         samples = [SegDataSample(metainfo=dict(ori_shape=size, img_shape=size)) for _ in range(images)]
         for sample in samples:
-            sample.gt_sem_seg = PixelData(data=torch.randint(10, (1, *size)))
+            sample.gt_sem_seg = PixelData(data=torch.randint(cfg.model.decode_head.num_classes, (1, *size)))
     else:
         samples = torch.zeros(images, dtype=torch.long)
     return torch.rand(images, *shape), samples
@@ -168,8 +174,9 @@ def training_step(path: Path) -> dict:
     model.train()
     times = []
     for _ in range(STEPS + 1):  # the first one is slower
+        annotations = copy.deepcopy(samples)  # RTMDet-Ins changes them
         start = time.perf_counter()
-        model.parse_losses(model(image, samples, mode='loss'))[0].backward()
+        model.parse_losses(model(image, annotations, mode='loss'))[0].backward()
         times.append(time.perf_counter() - start)
         model.zero_grad()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from tests.tooling import ROOT, load
+from tests.tooling import ROOT, complaint, load
 
 STORE = json.loads((ROOT / 'configs' / 'zoo.json').read_text())
 SMALL = [
@@ -38,10 +38,23 @@ def test_sizes_are_those_of_the_network(zoo, name):
     assert stored['size'] == list(counted['size'])
 
 
-def test_a_step_is_measured(zoo, capsys):
-    zoo.main(['--step', str(ROOT / 'configs/shapes/yolox_tiny_plain_shapes.py')])
+@pytest.mark.parametrize('name, images', [('yolox_tiny_plain', 1), ('upernet_acmix-swin', 2)])
+def test_a_step_is_measured(zoo, name, images, capsys):
+    zoo.main(['--step', str(ROOT / f'configs/shapes/{name}_shapes.py')])
     measured = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert measured['images'] == images
     assert 0 < measured['seconds'] < 60 and 2**27 < measured['memory'] < 2**34
+
+
+def test_what_is_not_in_the_zoo_is_not_measured(capsys):
+    assert complaint('zoo.py', ['--measure', 'setup.py'], capsys) == 'setup.py is not a config of the zoo'
+
+
+def test_a_config_that_was_not_measured_has_empty_cells(zoo):
+    facts = dict(size=(64, 64), parameters=1_000_000, macs=2_000_000_000)
+    rows = zoo.readme_table({'a/b.py': facts | dict(images=2, seconds=1.5, memory=2**30), 'a/c.py': facts}, 'a CPU')
+    assert '| [`b`](b.py) | 64x64 | 1.00 | 2.00 | 1.50 | 1.0 |' in rows and 'two images' in rows and 'a CPU' in rows
+    assert '| [`c`](c.py) | 64x64 | 1.00 | 2.00 |  |  |' in rows
 
 
 def test_metafiles_name_the_parts_of_the_networks():
