@@ -1,8 +1,8 @@
 """ACmix in the model files of Ultralytics: after ``register()``, a line may be ``[-1, 1, ACmix, [ch, f]]``.
 
 Ultralytics has no interface for modules of others. Its parser looks up the names of modules among its own globals, and
-replaces an argument that is the name of one of its local variables by the value: ``ch`` are the channels of all layers
-so far, and ``f`` is the index of the layer whose output is the input.
+replaces an argument that is the name of one of its local variables with the value: ``ch`` holds the channels of all
+layers so far, and ``f`` is the index of the layer whose output is the input.
 """
 
 from collections.abc import Sequence
@@ -62,7 +62,8 @@ def add_acmix(model: str, file: str | Path, placement: str = 'head', options: di
         options: See ``ACmix``. Default: those of ``mmacmix.layers.ACmix``; for ``'p3'``, 2 heads and a 5x5 window.
 
     Raises:
-        UserError: ``placement`` is unknown, the head has no list of maps, or ``file`` has not the scale of ``model``.
+        UserError: ``placement`` is unknown, the head has no list of maps, or the name of ``file`` lacks the scale of
+            ``model``.
     """
     if placement not in ('head', 'p3'):
         raise UserError(f"placement must be 'head' or 'p3', got {placement!r}")
@@ -70,7 +71,7 @@ def add_acmix(model: str, file: str | Path, placement: str = 'head', options: di
     scale, _ = network.pop('scale'), network.pop('yaml_file')  # not of the file itself
     backbone, lines = len(network['backbone']), network['backbone'] + network['head']
     if not isinstance(lines[-1][0], list):
-        raise UserError(f'{model}: ACmix is placed before a head of several maps, but the last line is {lines[-1]}')
+        raise UserError(f'{model}: ACmix is placed before a head that reads several maps, but the last line is {lines[-1]}')
     if 'scales' in network and scale and tasks.guess_model_scale(file) != scale:
         raise UserError(f'the name of the file must have the scale {scale!r}, as in {model}, got {str(file)!r}')
     levels = [_absolute(len(lines) - 1, level) for level in lines[-1][0]]

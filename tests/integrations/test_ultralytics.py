@@ -155,7 +155,7 @@ def test_what_cannot_be_placed_is_refused_in_one_sentence(run):
         from mmacmix.integrations.ultralytics import add_acmix
         for arguments, message in (
             (('yolo11n.yaml', 'out.yaml', 'neck'), "placement must be 'head' or 'p3', got 'neck'"),
-            (('yolo11n-cls.yaml', 'out.yaml'), 'yolo11n-cls.yaml: ACmix is placed before a head of several maps'),
+            (('yolo11n-cls.yaml', 'out.yaml'), 'yolo11n-cls.yaml: ACmix is placed before a head that reads several'),
             (('yolo11s.yaml', 'out.yaml'), "name of the file must have the scale 's', as in yolo11s.yaml, got 'out"),
         ):
             try:
