@@ -71,7 +71,7 @@ def add_acmix(model: str, file: str | Path, placement: str = 'head', options: di
     scale, _ = network.pop('scale'), network.pop('yaml_file')  # not of the file itself
     backbone, lines = len(network['backbone']), network['backbone'] + network['head']
     if not isinstance(lines[-1][0], list):
-        raise UserError(f'{model}: ACmix is placed before a head that reads several maps, but the last line is {lines[-1]}')
+        raise UserError(f'{model}: ACmix is placed before a head that reads several maps, not {lines[-1]}')
     if 'scales' in network and scale and tasks.guess_model_scale(file) != scale:
         raise UserError(f'the name of the file must have the scale {scale!r}, as in {model}, got {str(file)!r}')
     levels = [_absolute(len(lines) - 1, level) for level in lines[-1][0]]
