@@ -31,9 +31,10 @@ __all__ = [
 ]
 
 
-_ACMIX = 'https://arxiv.org/abs/2111.14556'
-_LESA = 'https://arxiv.org/abs/2107.05637'
-_XVOLUTION = 'https://arxiv.org/abs/2106.02253'
+# The Hub links models with such a tag to the paper.
+_ACMIX = 'arxiv:2111.14556'
+_LESA = 'arxiv:2107.05637'
+_XVOLUTION = 'arxiv:2106.02253'
 
 
 class HubMixin(PyTorchModelHubMixin, library_name='mmacmix'):
@@ -64,30 +65,28 @@ class HubMixin(PyTorchModelHubMixin, library_name='mmacmix'):
 
 
 class ACmixPyramidVisionTransformer(
-    HubMixin, backbones.ACmixPyramidVisionTransformer, tags=['acmix', 'ACmixPyramidVisionTransformer'], paper_url=_ACMIX
+    HubMixin, backbones.ACmixPyramidVisionTransformer, tags=['acmix', 'ACmixPyramidVisionTransformer', _ACMIX]
 ):
     """``mmacmix.backbones.ACmixPyramidVisionTransformer``."""
 
 
-class ACmixResNet(HubMixin, backbones.ACmixResNet, tags=['acmix', 'ACmixResNet'], paper_url=_ACMIX):
+class ACmixResNet(HubMixin, backbones.ACmixResNet, tags=['acmix', 'ACmixResNet', _ACMIX]):
     """``mmacmix.backbones.ACmixResNet``."""
 
 
-class ACmixSAN(HubMixin, backbones.ACmixSAN, tags=['acmix', 'ACmixSAN'], paper_url=_ACMIX):
+class ACmixSAN(HubMixin, backbones.ACmixSAN, tags=['acmix', 'ACmixSAN', _ACMIX]):
     """``mmacmix.backbones.ACmixSAN``."""
 
 
-class ACmixSwinTransformer(
-    HubMixin, backbones.ACmixSwinTransformer, tags=['acmix', 'ACmixSwinTransformer'], paper_url=_ACMIX
-):
+class ACmixSwinTransformer(HubMixin, backbones.ACmixSwinTransformer, tags=['acmix', 'ACmixSwinTransformer', _ACMIX]):
     """``mmacmix.backbones.ACmixSwinTransformer``."""
 
 
-class LESAResNet(HubMixin, backbones.LESAResNet, tags=['lesa', 'LESAResNet'], paper_url=_LESA):
+class LESAResNet(HubMixin, backbones.LESAResNet, tags=['lesa', 'LESAResNet', _LESA]):
     """``mmacmix.backbones.LESAResNet``."""
 
 
-class XVolutionResNet(HubMixin, backbones.XVolutionResNet, tags=['xvolution', 'XVolutionResNet'], paper_url=_XVOLUTION):
+class XVolutionResNet(HubMixin, backbones.XVolutionResNet, tags=['xvolution', 'XVolutionResNet', _XVOLUTION]):
     """``mmacmix.backbones.XVolutionResNet``."""
 
 

@@ -6,11 +6,12 @@ import sys
 import pytest
 
 from mmacmix.datasets import write_shapes
+from tests.conftest import needs_torch
 from tests.tooling import ROOT, python
 
 # Without torchvision, matplotlib and the like, which the environment has, and without what Ultralytics imports when it
 # is asked for.
-PACKAGES = ('ultralytics==8.4.190', 'ultralytics-thop==2.2.3', 'polars==2.1.0', 'polars-runtime-32==2.1.0')
+PACKAGES = ('ultralytics==8.4.190', 'ultralytics-thop==2.2.3', 'polars==1.43.2', 'polars-runtime-32==1.43.2')
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +55,8 @@ def run(site, tmp_path):
 def test_before_the_head_a_new_layer_keeps_the_outputs(run):
     run("""
         from mmacmix.integrations.ultralytics import ACmix, add_acmix
-        from torch.utils._pytree import tree_leaves as flat
+        from torch.utils._pytree import tree_flatten
+        flat = lambda outputs: tree_flatten(outputs)[0]
         image = torch.rand(2, 3, 96, 64)
         for name in ('yolo11n', 'yolo11s', 'yolov8n', 'yolo26n', 'yolo11n-seg'):
             add_acmix(f'{name}.yaml', f'{name}-acmix.yaml')
@@ -117,17 +119,30 @@ def test_a_network_is_trained_validated_exported_and_trained_further(run, tmp_pa
         model = YOLO('first/weights/best.pt')
         image = torch.rand(1, 3, 64, 96)
         network = model.model.float().eval()
-        expected = network(image)[0]
-        half = network.half()(image.half())[0]
-        assert half.dtype == torch.float16 and half.isfinite().all()
-        torch.testing.assert_close(half.float(), expected, rtol=0.02, atol=0.5)  # boxes in pixels
-        network.float()
         for arguments in (dict(imgsz=(64, 96)), dict(imgsz=64, dynamic=True)):
             file = model.export(format='onnx', simplify=False, **arguments)
             session = onnxruntime.InferenceSession(file)
             (actual,) = session.run(None, {{session.get_inputs()[0].name: image.numpy()}})
             torch.testing.assert_close(torch.from_numpy(actual), network(image)[0], rtol=1e-4, atol=1e-3)
         YOLO('first/weights/best.pt').train({quick}, name='second')
+    """)
+
+
+@needs_torch('2.4', 'float16 on CPUs')
+def test_half_precision_finds_the_same(run):
+    run("""
+        from mmacmix.integrations.ultralytics import add_acmix
+        add_acmix('yolo11n.yaml', 'yolo11n-acmix.yaml', options=dict(num_heads=2))
+        torch.manual_seed(0)
+        network = YOLO('yolo11n-acmix.yaml').model.eval()
+        for name, parameter in network.named_parameters():
+            if 'residual_scale' in name:
+                torch.nn.init.ones_(parameter)
+        image = torch.rand(1, 3, 64, 96)
+        expected = network(image)[0]
+        half = network.half()(image.half())[0]
+        assert half.dtype == torch.float16 and half.isfinite().all()
+        torch.testing.assert_close(half.float(), expected, rtol=0.02, atol=0.5)  # boxes in pixels
     """)
 
 
