@@ -45,7 +45,7 @@ model = dict(
 )
 
 # As many iterations as the plain network makes in 40 minutes on two CPU cores.
-iterations = 2400
+iterations = 4000
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=iterations // 4)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

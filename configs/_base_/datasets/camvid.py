@@ -1,5 +1,7 @@
 # CamVid with 11 classes as SegNet's authors publish it: folders train, trainannot, val, valannot, test and testannot of
 # 360x480 PNGs. Label 11 is void: neither learned nor counted.
+#
+# Poles and signs are a few pixels wide, less than the output stride, so evaluation enlarges the frames.
 dataset_type = 'BaseSegDataset'
 data_root = 'data/CamVid/'
 void = 11
@@ -44,6 +46,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(720, 540), keep_ratio=True),
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]
@@ -52,7 +55,7 @@ tta_pipeline = [
     dict(
         type='TestTimeAug',
         transforms=[
-            [dict(type='Resize', scale_factor=ratio, keep_ratio=True) for ratio in (0.75, 1.0, 1.5)],
+            [dict(type='Resize', scale_factor=ratio, keep_ratio=True) for ratio in (1.0, 1.5, 2.0)],
             [dict(type='RandomFlip', prob=prob, direction='horizontal') for prob in (0.0, 1.0)],
             [dict(type='LoadAnnotations')],
             [dict(type='PackSegInputs')],
@@ -60,7 +63,7 @@ tta_pipeline = [
     ),
 ]
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),
