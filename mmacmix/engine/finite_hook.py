@@ -35,7 +35,9 @@ class FiniteHook(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         weights = [name for name, value in checkpoint['state_dict'].items() if not value.isfinite().all()]
         if weights:
-            _stop(runner, f'{len(weights)} weights are not finite after iteration {runner.iter + 1}: {weights[0]}')
+            verb = 'is' if len(weights) == 1 else 'are'
+            more = f' and {len(weights) - 1} more' if weights[1:] else ''
+            _stop(runner, f'{weights[0]}{more} {verb} not finite after iteration {checkpoint["meta"]["iter"]}')
 
 
 def _stop(runner: Runner, reason: str) -> None:

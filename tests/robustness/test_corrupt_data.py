@@ -201,10 +201,14 @@ def test_a_loss_or_a_weight_that_is_not_finite_ends_a_training_and_is_in_no_chec
     message = complaint(built.train)
     assert message.startswith('training stops: loss is not finite in iteration 2 for data/shapes/images/train/')
     assert message.endswith('/run/iter_1.pth') and 'the last checkpoint is ' in message
+    name, weight = next(built.model.named_parameters())
     with torch.no_grad():
-        next(built.model.parameters()).view(-1)[0] = float('nan')
-    message = complaint(lambda: built.save_checkpoint('run', 'iter_2.pth'))
-    assert '1 weights are not finite' in message and message.endswith('/run/iter_1.pth')
+        weight.view(-1)[0] = float('nan')
+    assert built.iter == 1  # one is complete, and the next one is not
+    for by_epoch, iteration in ((True, 1), (False, 2)):  # saved after an epoch, and at the end of an iteration
+        message = complaint(lambda by_epoch=by_epoch: built.save_checkpoint('run', 'iter_2.pth', by_epoch=by_epoch))
+        assert message.startswith(f'training stops: {name} is not finite after iteration {iteration};')
+        assert message.endswith('/run/iter_1.pth')
     assert [path.name for path in Path('run').glob('*.pth*')] == ['iter_1.pth']
 
 
