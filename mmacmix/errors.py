@@ -1,4 +1,6 @@
-"""The exceptions for mistakes that the user can correct."""
+"""The exceptions for mistakes that the user can correct, and parts of their messages."""
+
+from collections.abc import Sequence
 
 
 class UserError(ValueError):
@@ -7,6 +9,12 @@ class UserError(ValueError):
 
 class LibraryError(UserError, ImportError):
     """A library is missing, broken or too old."""
+
+
+def listed(names: Sequence[str], limit: int) -> str:
+    """The first names of a list, and the number of the others: ``a, b and 3 more``."""
+    more = f' and {len(names) - limit} more' if len(names) > limit else ''
+    return ', '.join(names[:limit]) + more
 
 
 def first_line(error: BaseException) -> str:

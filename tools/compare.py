@@ -3,7 +3,8 @@
 
 python tools/compare.py configs/ablation/*.py --work-dir work_dirs/ablation
 
-Started again after an interruption, it continues from the last checkpoint.
+Started again after an interruption, it continues from the last checkpoint. With --test, the last checkpoint of each run
+is also evaluated on the test images.
 """
 
 import hashlib
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 from argparse import ArgumentParser
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -20,12 +22,13 @@ import torch
 from mmengine.config import Config
 
 from mmacmix.cli import command_line, load_configs, positive_int, run
+from mmacmix.engine import latest_checkpoint
 from mmacmix.errors import UserError
 from mmacmix.inference import build_model
-from mmacmix.reporting.comparison import Run, draw_comparison, read_run, table
+from mmacmix.reporting.comparison import Run, draw_comparison, read_run, scores_of_tests, table
 from mmacmix.reporting.complexity import Part, model_complexity
 
-TRAIN, LAUNCH = (Path(__file__).with_name(name) for name in ('train.py', 'launch.py'))
+TRAIN, TEST, LAUNCH = (Path(__file__).with_name(name) for name in ('train.py', 'test.py', 'launch.py'))
 
 
 @command_line
@@ -41,6 +44,9 @@ def main(argv: list[str] | None = None) -> None:
     text = 'processes of each run, which share its CPU cores; default: 1'
     parser.add_argument('--processes', type=positive_int, default=1, help=text)
     parser.add_argument(
+        '--test', action='store_true', help='also evaluate the last checkpoint of each run on the test images'
+    )
+    parser.add_argument(
         '--cfg-options',
         nargs='+',
         default=[],
@@ -52,6 +58,8 @@ def main(argv: list[str] | None = None) -> None:
     folders = {name: [args.work_dir / name / f'seed{seed}' for seed in range(args.seeds)] for name in configs}
     jobs = [(configs[name], folder) for name in configs for folder in folders[name]]
     train_all(jobs, args.jobs, args.processes, args.cfg_options)
+    if args.test:
+        test_all(jobs, args.jobs, args.cfg_options)
     runs = {name: [read_run(folder, args.metric) for folder in each] for name, each in folders.items()}
     report(runs, configs, folders, args.metric, args.work_dir)
 
@@ -76,32 +84,63 @@ def train_all(jobs: list[tuple[Config, Path]], at_a_time: int, processes: int, o
     waiting = [job for job in jobs if not is_finished(*job)]
     if len(waiting) < len(jobs):
         print(f'{len(jobs) - len(waiting)} of {len(jobs)} runs have been finished before')
-    threads = str(max(1, len(os.sched_getaffinity(0)) // (at_a_time * processes)))
+    threads = threads_of(at_a_time * processes)
+    in_turn(waiting, at_a_time, lambda cfg, folder: train(cfg, folder, processes, threads, options))
+
+
+def test_all(jobs: list[tuple[Config, Path]], at_a_time: int, options: list[str]) -> None:
+    """Evaluate the last checkpoint of each run on the test images, unless that has been done."""
+    waiting = [job for job in jobs if not (job[1] / 'test' / 'test_results.json').is_file()]
+    threads = threads_of(at_a_time)
+    in_turn(waiting, at_a_time, lambda cfg, folder: test(cfg, folder, threads, options))
+
+
+def threads_of(processes: int) -> str:
+    return str(max(1, len(os.sched_getaffinity(0)) // processes))
+
+
+def in_turn(jobs: list[tuple[Config, Path]], at_a_time: int, work: Callable[[Config, Path], None]) -> None:
+    """Do the work for all jobs, a number of them at a time, and print the time left; an error cancels the others."""
     start = time.monotonic()
     with ThreadPoolExecutor(at_a_time) as pool:
-        futures = [pool.submit(train, *job, processes, threads, options) for job in waiting]
+        futures = {pool.submit(work, *job): job[1] for job in jobs}
         try:
             for done, future in enumerate(as_completed(futures), 1):
-                folder = future.result()
-                left = (time.monotonic() - start) / done * (len(waiting) - done)
-                print(f'{done}/{len(waiting)} {folder}, {left / 60:.0f} min left', flush=True)
+                future.result()
+                left = (time.monotonic() - start) / done * (len(jobs) - done)
+                print(f'{done}/{len(jobs)} {futures[future]}, {left / 60:.0f} min left', flush=True)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def train(cfg: Config, folder: Path, processes: int, threads: str, options: list[str]) -> Path:
+def train(cfg: Config, folder: Path, processes: int, threads: str, options: list[str]) -> None:
     """Train in separate processes, from the last checkpoint if there is one, and record the peak memory of one."""
     folder.mkdir(parents=True, exist_ok=True)
-    log, cost = folder / 'train.log', folder / 'cost.json'
+    cost = folder / 'cost.json'
     cost.write_text(json.dumps(dict(config=fingerprint(cfg))))
-    seed = folder.name.removeprefix('seed')
     command = [sys.executable]
     if processes > 1:
         command += [LAUNCH, '--standalone', f'--nproc_per_node={processes}']
     command += [TRAIN, cfg.filename, '--work-dir', folder, '--resume']
     command += ['--launcher', 'pytorch' if processes > 1 else 'none']
-    command += ['--cfg-options', f'randomness.seed={seed}', *(each.replace('{seed}', seed) for each in options)]
+    task = f'training {cfg.filename} with {folder.name.replace("seed", "seed ")}'
+    memory = execute([*command, *overrides(folder, options)], threads, folder / 'train.log', task)
+    cost.write_text(json.dumps(dict(config=fingerprint(cfg), peak_memory=memory)))
+
+
+def test(cfg: Config, folder: Path, threads: str, options: list[str]) -> None:
+    command = [sys.executable, TEST, cfg.filename, latest_checkpoint(folder), '--work-dir', folder / 'test']
+    execute([*command, *overrides(folder, options)], threads, folder / 'test.log', f'testing {folder}')
+
+
+def overrides(folder: Path, options: list[str]) -> list[str]:
+    seed = folder.name.removeprefix('seed')
+    return ['--cfg-options', f'randomness.seed={seed}', *(each.replace('{seed}', seed) for each in options)]
+
+
+def execute(command: list[str | Path], threads: str, log: Path, task: str) -> int:
+    """Run a tool, whose output goes into a log, and return the peak memory of its process in bytes."""
     with log.open('a') as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | dict(OMP_NUM_THREADS=threads)
@@ -109,9 +148,8 @@ def train(cfg: Config, folder: Path, processes: int, threads: str, options: list
         _, status, usage = os.wait4(process.pid, 0)
     if status:
         last = log.read_text().strip().splitlines()[-1:]
-        raise UserError(f'training {cfg.filename} with seed {seed} failed; {log} ends with: {"".join(last)}')
-    cost.write_text(json.dumps(dict(config=fingerprint(cfg), peak_memory=usage.ru_maxrss * 1024)))
-    return folder
+        raise UserError(f'{task} failed; {log} ends with: {"".join(last)}')
+    return usage.ru_maxrss * 1024
 
 
 def report(
@@ -135,6 +173,8 @@ def report(
     (work_dir / 'table.md').write_text(text)
     draw_comparison(runs, metric, work_dir / 'chart.png')
     print(text)
+    if any(run.test for each in runs.values() for run in each):
+        (work_dir / 'test.md').write_text(scores_of_tests(runs))
     print(f'The table is in {work_dir / "table.md"}, the chart in {work_dir / "chart.png"}.')
 
 

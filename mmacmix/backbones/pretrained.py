@@ -7,6 +7,7 @@ from mmengine.runner.checkpoint import load_state_dict
 from torch import Tensor
 
 from ..checkpoints import WeightsError, convert, load_checkpoint, state_dict_of
+from ..errors import listed
 
 
 def load_pretrained(module: BaseModule, cfg: dict) -> None:
@@ -46,8 +47,7 @@ def _load_converted(module: BaseModule, state_dict: dict[str, Tensor], path: str
         module.load_state_dict(converted)
     except RuntimeError as error:
         problems = [line.strip() for line in str(error).splitlines()[1:]]
-        more = f' and {len(problems) - 1} more' if len(problems) > 1 else ''
-        raise WeightsError(f'{path} does not fit this {type(module).__name__}: {problems[0]}{more}') from error
+        raise WeightsError(f'{path} does not fit this {type(module).__name__}: {listed(problems, 1)}') from error
 
 
 def _check_overlap(module: BaseModule, state_dict: dict[str, Tensor], cfg: dict) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import urlparse
 import torch
 from torch import Tensor, nn
 
-from ..errors import LibraryError, UserError, first_line
+from ..errors import LibraryError, UserError, first_line, listed
 from .data_pickle import TORCH_IS_OLD, load_data, training_state_types
 from .onnx_files import read_onnx
 from .safetensors_files import is_safetensors, read_safetensors
@@ -176,11 +176,7 @@ def check_fit(state_dict: dict[str, Tensor], model: nn.Module, path: str | Path,
         'the model lacks': [name for name in state_dict if name not in own],
         'shapes differ for': reshaped,
     }
-    text = '; '.join(
-        f'{difference} {", ".join(names[:3])}{" and more" if len(names) > 3 else ""}'
-        for difference, names in differences.items()
-        if names
-    )
+    text = '; '.join(f'{difference} {listed(names, 3)}' for difference, names in differences.items() if names)
     if not text:
         return None
     if not partial or len(reshaped) == len(common):

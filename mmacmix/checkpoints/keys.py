@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, listed
 
 
 def rename(
@@ -20,14 +20,9 @@ def rename(
     missing = sorted(set(names) - set(state_dict) - set(optional))
     if unknown or missing:
         problems = {'unknown keys': unknown, 'missing keys': missing}
-        text = '; '.join(f'{problem}: {_listed(keys)}' for problem, keys in problems.items() if keys)
+        text = '; '.join(f'{problem}: {listed(keys, 10)}' for problem, keys in problems.items() if keys)
         raise UserError(f'not a checkpoint of {source!r}: {text}')
     return {names[name]: tensor for name, tensor in state_dict.items() if names[name]}
-
-
-def _listed(keys: list[str], limit: int = 10) -> str:
-    more = f' and {len(keys) - limit} more' if len(keys) > limit else ''
-    return ', '.join(keys[:limit]) + more
 
 
 def leaves(modules: Mapping[str, str], old: str = '', new: str = '') -> dict[str, str]:

@@ -5,7 +5,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from ..errors import UserError
+from ..errors import UserError, listed
 from .checkpoint_hook import latest_checkpoint
 
 
@@ -28,7 +28,7 @@ class FiniteHook(Hook):
         losses = [name for name, value in outputs.items() if not torch.as_tensor(value).isfinite().all()]
         samples = data_batch.get('data_samples') if isinstance(data_batch, dict) else None
         paths = [path for sample in samples or [] if (path := sample.get('img_path'))]
-        images = f' for {", ".join(paths[:4])}{" and more" if len(paths) > 4 else ""}' if paths else ''
+        images = f' for {listed(paths, 4)}' if paths else ''
         verb = 'is' if len(losses) == 1 else 'are'
         _stop(runner, f'{", ".join(losses)} {verb} not finite in iteration {runner.iter + 1}{images}')
 
@@ -36,8 +36,7 @@ class FiniteHook(Hook):
         weights = [name for name, value in checkpoint['state_dict'].items() if not value.isfinite().all()]
         if weights:
             verb = 'is' if len(weights) == 1 else 'are'
-            more = f' and {len(weights) - 1} more' if weights[1:] else ''
-            _stop(runner, f'{weights[0]}{more} {verb} not finite after iteration {checkpoint["meta"]["iter"]}')
+            _stop(runner, f'{listed(weights, 1)} {verb} not finite after iteration {checkpoint["meta"]["iter"]}')
 
 
 def _stop(runner: Runner, reason: str) -> None:

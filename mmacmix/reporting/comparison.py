@@ -1,5 +1,6 @@
 """Comparison of configs that were trained with several seeds each."""
 
+import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,10 +19,11 @@ class Run(NamedTuple):
     scores: list[float]
     seconds: float  # median per iteration
     gpu_memory: int | None = None  # peak, bytes
+    test: dict[str, float] | None = None  # scores of the last checkpoint on the test images
 
 
 def read_run(folder: Path, metric: str) -> Run:
-    """Read a run's scores, such as ``coco/segm_mAP``, from its work directory.
+    """Read a run's scores, such as ``coco/segm_mAP``, from its work directory, and those of a test in ``test``.
 
     Raises:
         UserError: There are no scalars, or no evaluation has such a score.
@@ -33,27 +35,49 @@ def read_run(folder: Path, metric: str) -> Run:
         raise UserError(f'no evaluation in {folder} has a score {metric!r}; available: {names}')
     _, seconds = steps_and_values(scalars.training, 'time')
     _, mebibytes = steps_and_values(scalars.training, 'memory')
-    return Run(steps, scores, statistics.median(seconds), max(mebibytes) * 2**20 if mebibytes else None)
+    memory = max(mebibytes) * 2**20 if mebibytes else None
+    test = folder / 'test' / 'test_results.json'
+    return Run(
+        steps, scores, statistics.median(seconds), memory, json.loads(test.read_text()) if test.is_file() else None
+    )
 
 
 def table(runs: dict[str, Sequence[Run]], metric: str, columns: dict[str, dict[str, str]]) -> str:
-    """A Markdown table with one row per config: mean and range of the last score over the seeds, and further columns.
+    """A Markdown table with one row per config: mean and range of its scores over the seeds, and further columns.
 
     Args:
-        runs: Config to its runs, one per seed, evaluated at the same iterations.
+        runs: Config to its runs, one per seed, evaluated at the same iterations. The last score counts, and that of the
+            test if all runs have one.
         metric: Name of the score.
         columns: Further columns: title to config to entry.
     """
     seeds = max(len(each) for each in runs.values())
-    titles = ['config', f'{metric}, mean of {seeds}', 'lowest to highest', *columns, 'iterations', 's per iteration']
+    tested = all(metric in (run.test or {}) for each in runs.values() for run in each)
+    titles = ['config', f'{metric}, mean of {seeds}', 'lowest to highest']
+    titles += [f'test {metric}, mean of {seeds}', 'lowest to highest'] if tested else []
     rows = []
     for name, each in runs.items():
-        scores = [run.scores[-1] for run in each]
-        mean, spread = f'{statistics.mean(scores):.3f}', f'{min(scores):.3f} to {max(scores):.3f}'
+        row = [name, *_mean_and_range([run.scores[-1] for run in each])]
+        if tested:
+            row += _mean_and_range([run.test[metric] for run in each])
         seconds = statistics.median(run.seconds for run in each)
-        entries = [column[name] for column in columns.values()]
-        rows.append([name, mean, spread, *entries, str(each[0].steps[-1]), f'{seconds:.2f}'])
-    return markdown_table(titles, rows)
+        rows.append([*row, *(column[name] for column in columns.values()), str(each[0].steps[-1]), f'{seconds:.2f}'])
+    return markdown_table([*titles, *columns, 'iterations', 's per iteration'], rows)
+
+
+def scores_of_tests(runs: dict[str, Sequence[Run]]) -> str:
+    """A Markdown table with one row per score of the tests, such as those of each class: means over the seeds."""
+    tests = {name: [run.test or {} for run in each] for name, each in runs.items()}
+    scores = dict.fromkeys(score for each in tests.values() for test in each for score in test)
+    rows = []
+    for score in scores:
+        values = [[test[score] for test in each if score in test] for each in tests.values()]
+        rows.append([score, *(f'{statistics.mean(each):.3f}' if each else '' for each in values)])
+    return markdown_table(['test score', *tests], rows)
+
+
+def _mean_and_range(scores: Sequence[float]) -> tuple[str, str]:
+    return f'{statistics.mean(scores):.3f}', f'{min(scores):.3f} to {max(scores):.3f}'
 
 
 def draw_comparison(runs: dict[str, Sequence[Run]], metric: str, path: str | Path) -> None:

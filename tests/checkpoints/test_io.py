@@ -190,7 +190,9 @@ def test_another_head_is_refused_unless_a_partial_fit_is_accepted(model):
 
 
 def test_a_state_dict_without_common_keys_is_refused(model):
-    with pytest.raises(ValueError, match='it lacks weight, bias; the model lacks 0.weight, 0.bias, 1.weight and more'):
+    with pytest.raises(
+        ValueError, match='it lacks weight, bias; the model lacks 0.weight, 0.bias, 1.weight and 1 more'
+    ):
         check_fit(model.state_dict(), nn.Linear(4, 8), 'x.pth', partial=True)
 
 

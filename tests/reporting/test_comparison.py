@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmacmix.reporting.comparison import Run, draw_comparison, read_run, table
+from mmacmix.reporting.comparison import Run, draw_comparison, read_run, scores_of_tests, table
 
 
 def write_scalars(folder, lines):
@@ -33,6 +33,21 @@ def test_the_table_has_mean_and_range():
         '| a | 0.250 | 0.100 to 0.400 | 7 | 100 | 2.00 |\n'
         '| b | 0.500 | 0.500 to 0.500 | 8 | 50 | 2.00 |\n'
     )
+
+
+def test_scores_of_tests_are_listed_if_all_runs_have_them(tmp_path):
+    write_scalars(tmp_path / '20260101_000000', [{'lr': 1, 'time': 1.0, 'step': 1}, {'AP': 0.3, 'step': 1}])
+    assert read_run(tmp_path, 'AP').test is None
+    (tmp_path / 'test').mkdir()
+    (tmp_path / 'test' / 'test_results.json').write_text('{"AP": 0.1, "AP/person": 0.7}')
+    tested = read_run(tmp_path, 'AP')
+    other = tested._replace(test={'AP': 0.2})
+    runs = {'a': [tested, other], 'b': [other]}
+    first, _, row, _ = table(runs, 'AP', {}).splitlines()
+    assert 'AP, mean of 2 | lowest to highest | test AP, mean of 2 | lowest to highest | iterations' in first
+    assert row == '| a | 0.300 | 0.300 to 0.300 | 0.150 | 0.100 to 0.200 | 1 | 1.00 |'
+    assert scores_of_tests(runs).splitlines()[2:] == ['| AP | 0.150 | 0.200 |', '| AP/person | 0.700 |  |']
+    assert 'test' not in table({'a': [tested, other._replace(test=None)]}, 'AP', {})
 
 
 @pytest.mark.parametrize('steps', [[5], [5, 10]])

@@ -44,6 +44,17 @@ def test_two_seeds_become_a_table_and_a_chart(tmp_path, monkeypatch, capsys):
     assert '2 of 2 runs have been finished before' in printed and rows[2] in printed
     parameters = float(rows[2].split('|')[4])
     assert parameters < 0.6  # million, of the backbone that --cfg-options narrows; otherwise it has more than 2 million
+
+    tested = ['--test', *map(str, arguments)]
+    load('compare.py').main(tested)
+    assert '2/2 out/both/seed' in capsys.readouterr().out
+    titles, _, row = (tmp_path / 'out' / 'table.md').read_text().splitlines()
+    assert 'test coco/segm_mAP, mean of 2 |' in titles
+    # In this config, the test images are the validation images.
+    assert row.split('|')[4:6] == rows[2].split('|')[2:4]
+    assert '| coco/bbox_mAP | ' in (tmp_path / 'out' / 'test.md').read_text()
+    load('compare.py').main(tested)
+    assert '2/2' not in capsys.readouterr().out  # neither trained nor tested again
     told = complaint('compare.py', [*arguments, 'optim_wrapper.optimizer.lr=1'], capsys)
     assert 'both/seed0 holds a run of another config or with other options' in told
 
