@@ -17,7 +17,7 @@ from ..backbones.norm_statistics import measure_norms
 class NormStatisticsHook(Hook):
     """Measures the running statistics of the backbone before training, as ``norm_eval=True`` then keeps them.
 
-    For backbones with weights of a plain network: behind layers that this one does not have, its statistics are wrong.
+    For backbones with weights of a plain network, whose statistics are wrong after layers that it does not have.
     A training that is resumed has its own.
 
     Args:
