@@ -25,7 +25,7 @@ from mmacmix.cli import command_line, load_configs, positive_int, run
 from mmacmix.engine import latest_checkpoint
 from mmacmix.errors import UserError
 from mmacmix.inference import build_model
-from mmacmix.reporting.comparison import Run, draw_comparison, read_run, scores_of_tests, table
+from mmacmix.reporting.comparison import TEST_RESULTS, Run, draw_comparison, read_run, scores_of_tests, table
 from mmacmix.reporting.complexity import Part, model_complexity
 
 TRAIN, TEST, LAUNCH = (Path(__file__).with_name(name) for name in ('train.py', 'test.py', 'launch.py'))
@@ -90,7 +90,7 @@ def train_all(jobs: list[tuple[Config, Path]], at_a_time: int, processes: int, o
 
 def test_all(jobs: list[tuple[Config, Path]], at_a_time: int, options: list[str]) -> None:
     """Evaluate the last checkpoint of each run on the test images, unless that has been done."""
-    waiting = [job for job in jobs if not (job[1] / 'test' / 'test_results.json').is_file()]
+    waiting = [job for job in jobs if not (job[1] / TEST_RESULTS).is_file()]
     threads = threads_of(at_a_time)
     in_turn(waiting, at_a_time, lambda cfg, folder: test(cfg, folder, threads, options))
 
@@ -130,7 +130,10 @@ def train(cfg: Config, folder: Path, processes: int, threads: str, options: list
 
 
 def test(cfg: Config, folder: Path, threads: str, options: list[str]) -> None:
-    command = [sys.executable, TEST, cfg.filename, latest_checkpoint(folder), '--work-dir', folder / 'test']
+    checkpoint = latest_checkpoint(folder)
+    if not checkpoint:
+        raise UserError(f'{folder} holds a finished run, but no checkpoint to test')
+    command = [sys.executable, TEST, cfg.filename, checkpoint, '--work-dir', (folder / TEST_RESULTS).parent]
     execute([*command, *overrides(folder, options)], threads, folder / 'test.log', f'testing {folder}')
 
 

@@ -11,6 +11,8 @@ from .charts import saved_axes
 from .scalars import read_scalars, steps_and_values
 from .tables import markdown_table
 
+TEST_RESULTS = Path('test', 'test_results.json')  # in a run's work directory, once it was tested
+
 
 class Run(NamedTuple):
     """Scores and cost of one training run."""
@@ -23,7 +25,7 @@ class Run(NamedTuple):
 
 
 def read_run(folder: Path, metric: str) -> Run:
-    """Read a run's scores, such as ``coco/segm_mAP``, from its work directory, and those of a test in ``test``.
+    """Read a run's scores, such as ``coco/segm_mAP``, from its work directory, and those of its test, if it has one.
 
     Raises:
         UserError: There are no scalars, or no evaluation has such a score.
@@ -36,10 +38,9 @@ def read_run(folder: Path, metric: str) -> Run:
     _, seconds = steps_and_values(scalars.training, 'time')
     _, mebibytes = steps_and_values(scalars.training, 'memory')
     memory = max(mebibytes) * 2**20 if mebibytes else None
-    test = folder / 'test' / 'test_results.json'
-    return Run(
-        steps, scores, statistics.median(seconds), memory, json.loads(test.read_text()) if test.is_file() else None
-    )
+    file = folder / TEST_RESULTS
+    test = json.loads(file.read_text()) if file.is_file() else None
+    return Run(steps, scores, statistics.median(seconds), memory, test)
 
 
 def table(runs: dict[str, Sequence[Run]], metric: str, columns: dict[str, dict[str, str]]) -> str:
