@@ -5,6 +5,7 @@ import json
 import pytest
 
 from mmacmix.datasets import write_shapes
+from mmacmix.reporting.comparison import TEST_RESULTS
 from tests.tooling import ROOT, complaint, load, start
 
 CONFIG = ROOT / 'configs' / 'ablation' / 'both.py'
@@ -55,6 +56,10 @@ def test_two_seeds_become_a_table_and_a_chart(tmp_path, monkeypatch, capsys):
     assert '| coco/bbox_mAP | ' in (tmp_path / 'out' / 'test.md').read_text()
     load('compare.py').main(tested)
     assert '2/2' not in capsys.readouterr().out  # neither trained nor tested again
+    (interrupted / TEST_RESULTS).unlink()
+    for checkpoint in interrupted.glob('*.pth'):
+        checkpoint.unlink()
+    assert 'both/seed1 holds a finished run, but no checkpoint to test' in complaint('compare.py', tested, capsys)
     told = complaint('compare.py', [*arguments, 'optim_wrapper.optimizer.lr=1'], capsys)
     assert 'both/seed0 holds a run of another config or with other options' in told
 
