@@ -33,7 +33,7 @@ model = dict(
         norm_cfg=norm_cfg,
         align_corners=False,
         # Square roots of ENet's class weights (arXiv 1606.02147), 1 / ln(1.02 + share of the training pixels), with a
-        # mean of 1 over the pixels. With ENet's own weights, the network predicts rare classes far too often.
+        # mean of 1 over the pixels. With ENet's own weights, the network predicts rare classes too often.
         loss_decode=dict(
             type='CrossEntropyLoss',
             avg_non_ignore=True,
